@@ -1,0 +1,14 @@
+"""Trust-region policy optimisation for Stable-Baselines3."""
+
+from importlib.metadata import version
+
+from stable_baselines3.common.policies import ActorCriticCnnPolicy as CnnPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy as MlpPolicy
+from stable_baselines3.common.policies import MultiInputActorCriticPolicy as MultiInputPolicy
+
+from sb3_trpo_plus.saving import load_vec_normalize
+from sb3_trpo_plus.trpo import TRPO
+
+__version__ = version("sb3-trpo-plus")
+
+__all__ = ["TRPO", "CnnPolicy", "MlpPolicy", "MultiInputPolicy", "load_vec_normalize"]

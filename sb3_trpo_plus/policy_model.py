@@ -1,0 +1,143 @@
+"""The bridge from an SB3 policy and a rollout to the mathematics in :mod:`sb3_trpo_plus.trust_region`."""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import distributions as td
+
+from sb3_trpo_plus.trust_region.fisher import FisherVectorProduct, gauss_newton_fisher, hessian_fisher
+from sb3_trpo_plus.trust_region.flat import flatten
+from sb3_trpo_plus.trust_region.metric import kl_per_state, output_blocks
+
+
+def every(observations: PyTorchObs, k: int) -> PyTorchObs:
+    """
+    Every k-th sample of a batch of observations.
+
+    :param observations: tensor or dict of tensors, the samples along the first dimension
+    :param k: at least 1
+    :return: views of the same kind
+    """
+    if isinstance(observations, dict):
+        return {key: value[::k] for key, value in observations.items()}
+    return observations[::k]
+
+
+def action_distribution(policy: ActorCriticPolicy, observations: PyTorchObs) -> Distribution:
+    """
+    The policy's action distributions in a batch of states. SB3 reuses one object for every batch; this one stays.
+
+    :param policy: any policy with SB3's ``get_distribution``
+    :param observations: tensor or dict of tensors, the samples along the first dimension
+    :return: a distribution of its own, differentiable by the policy's parameters unless gradients are off
+    """
+    return copy.copy(policy.get_distribution(observations))
+
+
+def kl_divergence(old: Distribution, new: Distribution) -> th.Tensor:
+    """
+    KL(old || new) in each state: the sum over the components of a MultiDiscrete action, the mean over the dimensions of a
+    Box or MultiBinary action, as in sb3-contrib (see :mod:`sb3_trpo_plus.trust_region.metric`).
+
+    :param old: for a batch of states
+    :param new: of the same class, for the same states
+    :return: shape (states,), nats
+    :raises NotImplementedError: for a custom distribution that ``torch.distributions.kl_divergence`` does not know
+    """
+    pairs = zip(_components(old), _components(new), strict=True)
+    return th.stack([kl_per_state(one, other) for one, other in pairs]).sum(dim=0)
+
+
+def entropy(distribution: Distribution, log_prob: th.Tensor) -> th.Tensor:
+    """
+    Mean entropy, estimated from the taken actions where it has no closed form (squashed distributions), as SB3's PPO does.
+
+    :param distribution: for a batch of states
+    :param log_prob: of the actions taken there, shape (states,)
+    :return: scalar, nats, of the whole action (differential for continuous actions)
+    """
+    exact = distribution.entropy()
+    return -log_prob.mean() if exact is None else exact.mean()
+
+
+def actor_gradient(policy: ActorCriticPolicy, objective: th.Tensor) -> tuple[list[th.nn.Parameter], th.Tensor]:
+    """
+    Find the actor, and its gradient, by one backward pass: the actor's parameters are those the objective depends on.
+
+    :param policy: whose trainable parameters are looked at, in their order
+    :param objective: scalar made from the action distribution
+    :return: the actor's parameters, and the flat gradient by them
+    :raises ValueError: when the objective depends on none of them
+    """
+    trainable = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    if objective.requires_grad and trainable:
+        gradients = th.autograd.grad(objective, trainable, allow_unused=True)
+        found = [(p, g) for p, g in zip(trainable, gradients, strict=True) if g is not None]
+        if found:
+            return [p for p, _ in found], flatten([g for _, g in found])
+    raise ValueError(
+        f"The action distribution of {type(policy).__name__} depends on none of the policy's trainable parameters, so there "
+        "is nothing to optimise: make its networks submodules of the policy, leave their requires_grad on, and do not "
+        "switch gradients off in get_distribution()"
+    )
+
+
+def fisher_vector_product(
+    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor]
+) -> FisherVectorProduct:
+    """
+    The Fisher matrix of the policy, averaged over states, at its present parameters, as a product with vectors.
+
+    :param policy: any policy with SB3's ``get_distribution``
+    :param observations: tensor or dict of tensors, the samples along the first dimension
+    :param parameters: the actor's
+    :return: function of a flat vector, without damping
+    """
+    distribution = action_distribution(policy, observations)
+    blocks = [output_blocks(component) for component in _components(distribution)]
+    if None not in blocks:
+        return gauss_newton_fisher([block for group in blocks for block in group or []], parameters)
+    with th.no_grad():
+        constant = action_distribution(policy, observations)
+    return hessian_fisher(kl_divergence(constant, distribution).mean(), parameters)
+
+
+def first_not_finite(rollout_buffer: RolloutBuffer) -> str | None:
+    """
+    What of a rollout is not finite, named in the order in which one thing spoils the next.
+
+    :param rollout_buffer: full, with returns and advantages
+    :return: words for the first such part, None when the update can use all of it
+    """
+    if np.isfinite(rollout_buffer.advantages).all() and np.isfinite(rollout_buffer.log_probs).all():
+        return None
+    observations = rollout_buffer.observations
+    named = list(observations.items()) if isinstance(observations, dict) else [("", observations)]
+    parts = [(f"observations {key}".strip(), data) for key, data in named]
+    parts += [("log-probabilities of the actions", rollout_buffer.log_probs), ("rewards", rollout_buffer.rewards)]
+    parts += [("values", rollout_buffer.values), ("advantages", rollout_buffer.advantages)]
+    return next(name for name, data in parts if not np.isfinite(data).all())
+
+
+@th.no_grad()
+def refresh_running_statistics(policy: ActorCriticPolicy, rollout_buffer: RolloutBuffer) -> None:
+    """
+    Let batch norm layers of the actor see the rollout once, since the trust-region step itself leaves them as they are.
+
+    :param policy: in training mode
+    :param rollout_buffer: full
+    """
+    if any(isinstance(module, th.nn.modules.batchnorm._BatchNorm) for module in policy.modules()):
+        policy.get_distribution(next(rollout_buffer.get(batch_size=None)).observations)
+
+
+def _components(distribution: Distribution) -> Sequence[td.Distribution]:
+    """The independent torch distributions that an SB3 distribution is made of: several for MultiDiscrete actions."""
+    inner = distribution.distribution
+    return inner if isinstance(inner, (list, tuple)) else [inner]

@@ -1,0 +1,74 @@
+"""Products of the Fisher information matrix of a policy with a vector, without the matrix."""
+
+from collections.abc import Callable, Sequence
+
+import torch as th
+
+from sb3_trpo_plus.trust_region.flat import flatten
+from sb3_trpo_plus.trust_region.metric import OutputBlock
+
+FisherVectorProduct = Callable[[th.Tensor], th.Tensor]
+
+
+def gauss_newton_fisher(blocks: Sequence[OutputBlock], parameters: Sequence[th.Tensor]) -> FisherVectorProduct:
+    """
+    F v = mean over states of J' M J v: positive semi-definite by construction, also in floating point.
+
+    J v is the derivative of J' u, which is linear in u, with respect to u. That takes reverse mode alone, so it works for
+    any network that can be differentiated twice.
+
+    Sources: Schulman et al., "Trust Region Policy Optimization", 2015, appendix C.1; Martens, "New insights and
+    perspectives on the natural gradient method", 2020, section 8.
+
+    :param blocks: outputs of the policy with their metric, the states along the first dimension of each
+    :param parameters: tensors that the outputs are differentiated by
+    :return: function of a vector of shape (number of parameters,), to the product of the same shape
+    """
+    blocks = [block for block in blocks if block.output.requires_grad]
+    outputs = [block.output for block in blocks]
+    n_states = outputs[0].shape[0]
+    probes = [th.zeros_like(output, requires_grad=True) for output in outputs]
+    pullback = _flat_gradient(outputs, parameters, probes, create_graph=True)
+
+    def product(vector: th.Tensor) -> th.Tensor:
+        changes = _gradients([pullback], probes, [vector])
+        weighted = [block.metric(change) for block, change in zip(blocks, changes, strict=True)]
+        return _flat_gradient(outputs, parameters, weighted) / n_states
+
+    return product
+
+
+def hessian_fisher(mean_kl: th.Tensor, parameters: Sequence[th.Tensor]) -> FisherVectorProduct:
+    """
+    F v by differentiating the mean KL(old || new) twice: for families whose metric is not known in closed form.
+
+    Where the two policies are the same, the Hessian of the KL is the Fisher matrix; rounding may leave it indefinite.
+
+    Source: Schulman et al., "Trust Region Policy Optimization", 2015, appendix C.
+
+    :param mean_kl: differentiable scalar
+    :param parameters: tensors that it is differentiated by
+    :return: function of a vector of shape (number of parameters,), to the product of the same shape
+    """
+    gradient = _flat_gradient([mean_kl], parameters, create_graph=True)
+    return lambda vector: _flat_gradient([gradient], parameters, [vector])
+
+
+def _gradients(
+    outputs: Sequence[th.Tensor],
+    inputs: Sequence[th.Tensor],
+    weights: Sequence[th.Tensor] | None = None,
+    create_graph: bool = False,
+) -> tuple[th.Tensor, ...]:
+    return th.autograd.grad(
+        outputs, inputs, weights, retain_graph=True, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+
+
+def _flat_gradient(
+    outputs: Sequence[th.Tensor],
+    inputs: Sequence[th.Tensor],
+    weights: Sequence[th.Tensor] | None = None,
+    create_graph: bool = False,
+) -> th.Tensor:
+    return flatten(_gradients(outputs, inputs, weights, create_graph))
