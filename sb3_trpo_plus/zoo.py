@@ -1,0 +1,90 @@
+"""
+Registration with RL Zoo: importing this module makes the algorithms of this package RL Zoo's own in the running process.
+
+That is the contract of RL Zoo's ``--gym-packages sb3_trpo_plus.zoo``, and of the ``custom_envs`` module that RL Zoo imports
+where there is one (see :mod:`sb3_trpo_plus.activation`).
+"""
+
+import inspect
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import optuna
+from rl_zoo3 import ALGOS
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER, convert_onpolicy_params, sample_trpo_params
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+
+import sb3_trpo_plus
+from sb3_trpo_plus import TRPO, saving
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"trpo": TRPO}
+
+
+def hyperparams_file(algo: str) -> Path:
+    """
+    The RL Zoo file of an algorithm of this package.
+
+    :param algo: its name in RL Zoo, as in ``ALGORITHMS``
+    :return: path of the YAML file: inside the installed package, or beside it in a checkout
+    :raises FileNotFoundError: the installation lacks it
+    """
+    package = Path(__file__).parent
+    for folder in (package, package.parent):
+        file = folder / "hyperparams" / f"{algo}.yml"
+        if file.is_file():
+            return file
+    raise FileNotFoundError(f"{package} has no hyperparams/{algo}.yml: install sb3-trpo-plus again")
+
+
+def sample_hyperparams(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+    """
+    RL Zoo's search space for TRPO, and on top of it what RL Zoo leaves alone or does not know.
+
+    :param trial: of Optuna
+    :param n_actions: dimensions of a continuous action
+    :param n_envs: environments that are stepped together
+    :param additional_args: as RL Zoo passes them, not used
+    :return: constructor arguments
+    """
+    return {
+        **sample_trpo_params(trial, n_actions, n_envs, additional_args),
+        "cg_damping": trial.suggest_float("cg_damping", 1e-3, 0.3, log=True),
+        "cg_residual_tol": trial.suggest_float("cg_residual_tol", 1e-5, 0.3, log=True),
+        "fisher_sub_sampling_factor": trial.suggest_int("fisher_sub_sampling_factor", 1, 8),
+        "ent_coef": trial.suggest_float("ent_coef", 1e-8, 0.03, log=True),
+    }
+
+
+def register() -> None:
+    """Enter the algorithms, their hyperparameter files and search spaces into RL Zoo. Doing it twice does no harm."""
+    for algo, algorithm in ALGORITHMS.items():
+        ALGOS[algo] = algorithm
+        HYPERPARAMS_SAMPLER[algo] = sample_hyperparams
+        HYPERPARAMS_CONVERTER[algo] = convert_onpolicy_params
+    # RL Zoo reads statistics through this name only; ours reads the files of the Gym years too.
+    setattr(VecNormalize, "load", staticmethod(saving.load_vec_normalize))  # noqa: B010
+    if not hasattr(ExperimentManager.__init__, "__wrapped__"):
+        ExperimentManager.__init__ = _with_our_files(ExperimentManager.__init__)
+
+
+def _with_our_files(original: Any) -> Any:
+    """RL Zoo looks for the hyperparameters of an algorithm in its own package alone, unless ``--conf-file`` is given."""
+    signature = inspect.signature(original)
+
+    @wraps(original)
+    def initialise(*args: Any, **kwargs: Any) -> None:
+        call = signature.bind(*args, **kwargs)
+        algo = call.arguments["algo"]
+        if algo in ALGORITHMS:
+            if call.arguments.get("config") is None:
+                call.arguments["config"] = str(hyperparams_file(algo))
+            print(f"{ALGOS[algo].__name__} of sb3_trpo_plus {sb3_trpo_plus.__version__} (not of sb3_contrib)")
+        original(*call.args, **call.kwargs)
+
+    return initialise
+
+
+register()
