@@ -210,7 +210,11 @@ class TRPO(OnPolicyAlgorithm):
 
         @th.no_grad()
         def evaluate() -> Candidate:
-            new = policy_model.action_distribution(self.policy, observations)
+            try:
+                new = policy_model.action_distribution(self.policy, observations)
+            except ValueError:
+                # Too long a step can make outputs overflow, which torch's distributions refuse.
+                return Candidate(math.nan, math.nan, math.nan)
             kl = policy_model.kl_divergence(old, new)
             return Candidate(surrogate(new).item(), kl.mean().item(), kl.max().item())
 

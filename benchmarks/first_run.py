@@ -1,0 +1,126 @@
+"""
+Do the first environments that anyone tries get solved, on every seed? Ours beside sb3-contrib's, with the same settings.
+
+Trains with the entries of hyperparams/trpo.yml, evaluates the last policy over 20 deterministic episodes, and writes one CSV
+row a run to benchmarks/results/first_run.csv; runs that have a row are skipped, so it can be stopped and started again.
+
+    python benchmarks/first_run.py            # run what is missing, then print the table
+    python benchmarks/first_run.py --table    # only print it
+"""
+
+import argparse
+import csv
+import platform
+import sys
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sb3_contrib
+import stable_baselines3
+import torch as th
+import yaml
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from tqdm import tqdm
+
+import sb3_trpo_plus
+
+ROOT = Path(__file__).parent
+RESULTS = ROOT / "results" / "first_run.csv"
+SOLVED = {"CartPole-v1": 475.0, "Pendulum-v1": -250.0}
+LIBRARIES: dict[str, Any] = {"sb3_trpo_plus": sb3_trpo_plus, "sb3_contrib": sb3_contrib}
+SEEDS = range(5)
+EPISODES = 20
+Run = tuple[str, str, int]
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Train and evaluate one agent, on one thread."""
+    library, env_id, seed = run
+    warnings.simplefilter("ignore")
+    th.set_num_threads(1)
+    settings = yaml.safe_load((ROOT.parent / "hyperparams" / "trpo.yml").read_text())[env_id]
+    n_envs, n_timesteps = settings.pop("n_envs"), int(settings.pop("n_timesteps"))
+    model = LIBRARIES[library].TRPO(env=make_vec_env(env_id, n_envs, seed=seed), seed=seed, device="cpu", **settings)
+    start = time.perf_counter()
+    model.learn(n_timesteps)
+    seconds = time.perf_counter() - start
+    returns, _ = evaluate_policy(
+        model, make_vec_env(env_id, 1, seed=10_000 + seed), EPISODES, return_episode_rewards=True
+    )
+    return {
+        "library": library,
+        "version": LIBRARIES[library].__version__,
+        "env": env_id,
+        "seed": seed,
+        "steps": model.num_timesteps,
+        "mean_return": round(float(np.mean(returns)), 2),
+        "std_return": round(float(np.std(returns)), 2),
+        "seconds": round(seconds, 1),
+        "stable_baselines3": stable_baselines3.__version__,
+        "torch": th.__version__,
+        "machine": f"{platform.machine()}, Python {platform.python_version()}, 1 thread",
+    }
+
+
+def finished() -> list[dict[str, str]]:
+    """The rows of the results file."""
+    if not RESULTS.is_file():
+        return []
+    with RESULTS.open() as file:
+        return list(csv.DictReader(file))
+
+
+def run_missing(jobs: int) -> None:
+    """Train what has no row yet; the libraries alternate, so that both meet the same noise of the machine."""
+    done = {(row["library"], row["env"], int(row["seed"])) for row in finished()}
+    runs = [(library, env, seed) for env in SOLVED for seed in SEEDS for library in LIBRARIES]
+    missing = [run for run in runs if run not in done]
+    RESULTS.parent.mkdir(exist_ok=True)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(train, run) for run in missing]
+        for future in tqdm(as_completed(futures), total=len(futures), unit="run", disable=not missing):
+            row = future.result()
+            is_new = not RESULTS.is_file()
+            with RESULTS.open("a", newline="") as file:
+                writer = csv.DictWriter(file, row, lineterminator="\n")
+                if is_new:
+                    writer.writeheader()
+                writer.writerow(row)
+
+
+def print_table() -> None:
+    """One Markdown row an environment and library."""
+    rows = finished()
+    print("| environment | library | steps | solved at | seeds that solve it | mean return of each seed | seconds (median) |")
+    print("|---|---|---|---|---|---|---|")
+    for env, threshold in SOLVED.items():
+        for library in LIBRARIES:
+            runs = sorted((r for r in rows if (r["env"], r["library"]) == (env, library)), key=lambda r: int(r["seed"]))
+            if not runs:
+                continue
+            means = [float(run["mean_return"]) for run in runs]
+            solved = sum(mean >= threshold for mean in means)
+            returns = ", ".join(f"{mean:.0f}" for mean in means)
+            seconds = np.median([float(run["seconds"]) for run in runs])
+            name = f"{library} {runs[0]['version']}"
+            print(f"| {env} | {name} | {runs[0]['steps']} | {threshold:g} | {solved} of {len(runs)} | {returns} | {seconds:.0f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    args = parser.parse_args()
+    if not args.table:
+        run_missing(args.jobs)
+    print_table()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Fisher-vector products against explicit Fisher matrices, in float64."""
+
+from collections.abc import Callable
+
+import pytest
+import torch as th
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import distributions as td
+from torch import nn
+
+from sb3_trpo_plus.trust_region.fisher import gauss_newton_fisher, hessian_fisher
+from sb3_trpo_plus.trust_region.metric import kl_per_state, output_blocks
+
+
+class Policy(nn.Module):
+    """A tanh network, a free vector of log stds, and a head that makes a distribution of its outputs."""
+
+    def __init__(self, n_inputs: int, n_hidden: int, n_outputs: int, head: Callable[..., td.Distribution]) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(n_inputs, n_hidden), nn.Tanh(), nn.Linear(n_hidden, n_outputs))
+        self.log_std = nn.Parameter(th.randn(n_outputs) * 0.3)
+        self.head = head
+        self.double()
+
+    def forward(self, states: th.Tensor) -> td.Distribution:
+        return self.head(self.net(states), self.log_std)
+
+
+def gaussian(out: th.Tensor, log_std: th.Tensor) -> td.Distribution:
+    return td.Normal(out, th.ones_like(out) * log_std.exp())
+
+
+def state_dependent_std(out: th.Tensor, log_std: th.Tensor) -> td.Distribution:
+    return td.Normal(out, th.sqrt((th.tanh(out) ** 2) @ th.diag(log_std.exp() ** 2) + 1e-2))
+
+
+def squashed(out: th.Tensor, log_std: th.Tensor) -> td.Distribution:
+    return td.TransformedDistribution(gaussian(out, log_std), [td.TanhTransform()])
+
+
+HEADS: dict[str, Callable[..., td.Distribution]] = {
+    "gaussian": gaussian,
+    "fixed std": lambda out, log_std: td.Normal(out, th.full_like(out, 0.7)),
+    "state-dependent std": state_dependent_std,
+    "squashed": squashed,
+    "joint gaussian": lambda out, log_std: td.Independent(gaussian(out, log_std), 1),
+    "categorical": lambda out, log_std: td.Categorical(logits=out),
+    "categorical from probabilities": lambda out, log_std: td.Categorical(probs=out.exp()),
+    "bernoulli": lambda out, log_std: td.Bernoulli(logits=out),
+    "joint bernoulli": lambda out, log_std: td.Independent(td.Bernoulli(logits=out), 1),
+}
+SIZES = {"n_states": st.integers(1, 5), "n_inputs": st.integers(1, 4), "n_hidden": st.integers(1, 4)}
+
+
+def hessian_of_kl(policy: Policy, states: th.Tensor) -> th.Tensor:
+    """The explicit Fisher matrix, as the Hessian of torch's own KL(old || new), which knows nothing of our metrics."""
+    names = [name for name, _ in policy.named_parameters()]
+    shapes = [parameter.shape for parameter in policy.parameters()]
+    with th.no_grad():
+        old = policy(states)
+
+    def mean_kl(flat: th.Tensor) -> th.Tensor:
+        pieces = flat.split([shape.numel() for shape in shapes])
+        values = {name: piece.view(shape) for name, piece, shape in zip(names, pieces, shapes, strict=True)}
+        return kl_per_state(old, th.func.functional_call(policy, values, (states,))).mean()
+
+    return th.autograd.functional.hessian(mean_kl, nn.utils.parameters_to_vector(policy.parameters()).detach())
+
+
+@pytest.mark.parametrize("head", HEADS)
+@settings(max_examples=15, deadline=None)
+@given(**SIZES, n_outputs=st.integers(1, 3), seed=st.integers(0, 2**31 - 1))
+def test_gauss_newton_product_is_the_explicit_matrix(
+    head: str, n_states: int, n_inputs: int, n_hidden: int, n_outputs: int, seed: int
+) -> None:
+    th.manual_seed(seed)
+    policy = Policy(n_inputs, n_hidden, n_outputs, HEADS[head])
+    states = th.randn(n_states, n_inputs, dtype=th.float64)
+    matrix = hessian_of_kl(policy, states)
+    blocks = output_blocks(policy(states))
+    assert blocks is not None
+    product = gauss_newton_fisher(blocks, list(policy.parameters()))
+    columns = th.stack([product(row) for row in th.eye(len(matrix), dtype=th.float64)])
+    th.testing.assert_close(columns, matrix, rtol=1e-8, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(**SIZES, n_outputs=st.integers(2, 4), seed=st.integers(0, 2**31 - 1))
+def test_categorical_product_is_the_covariance_of_the_score(
+    n_states: int, n_inputs: int, n_hidden: int, n_outputs: int, seed: int
+) -> None:
+    """F = E_s E_a [ grad log pi(a|s) grad log pi(a|s)' ], summed over every action: the definition, without any KL."""
+    th.manual_seed(seed)
+    policy = Policy(n_inputs, n_hidden, n_outputs, HEADS["categorical"])
+    states = th.randn(n_states, n_inputs, dtype=th.float64)
+    weights = list(policy.net.parameters())
+    matrix = 0.0
+    for state in states:
+        distribution = policy(state[None])
+        for action in range(n_outputs):
+            log_prob = distribution.log_prob(th.tensor([action]))
+            score = th.cat([g.reshape(-1) for g in th.autograd.grad(log_prob.sum(), weights, retain_graph=True)])
+            matrix = matrix + log_prob.exp().detach() * th.outer(score, score) / n_states
+    blocks = output_blocks(policy(states))
+    assert blocks is not None
+    product = gauss_newton_fisher(blocks, weights)
+    columns = th.stack([product(row) for row in th.eye(len(matrix), dtype=th.float64)])
+    th.testing.assert_close(columns, matrix, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_differentiating_the_kl_twice_gives_the_same_product(head: str) -> None:
+    th.manual_seed(0)
+    policy = Policy(3, 4, 3, HEADS[head])
+    states = th.randn(6, 3, dtype=th.float64)
+    parameters = list(policy.parameters())
+    with th.no_grad():
+        old = policy(states)
+    blocks = output_blocks(policy(states))
+    assert blocks is not None
+    vector = th.randn(sum(parameter.numel() for parameter in parameters), dtype=th.float64)
+    twice = hessian_fisher(kl_per_state(old, policy(states)).mean(), parameters)(vector)
+    th.testing.assert_close(gauss_newton_fisher(blocks, parameters)(vector), twice, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_product_is_positive_semi_definite_in_float32(head: str) -> None:
+    th.manual_seed(0)
+    policy = Policy(3, 4, 3, HEADS[head]).float()
+    blocks = output_blocks(policy(th.randn(50, 3)))
+    assert blocks is not None
+    parameters = list(policy.parameters())
+    product = gauss_newton_fisher(blocks, parameters)
+    for _ in range(200):
+        vector = th.randn(sum(parameter.numel() for parameter in parameters))
+        assert vector.dot(product(vector)) >= 0
+
+
+def test_unknown_families_have_no_metric() -> None:
+    assert output_blocks(td.Beta(th.ones(2, 1), th.ones(2, 1))) is None
+    assert output_blocks(td.Independent(td.Beta(th.ones(2, 1), th.ones(2, 1)), 1)) is None
+
+
+def test_kl_is_averaged_over_independent_dimensions() -> None:
+    """As in sb3-contrib: (mu - mu')^2 / 2 sigma^2 in each dimension, mean over them."""
+    old, new = td.Normal(th.zeros(2, 3), th.ones(2, 3)), td.Normal(th.tensor([[1.0, 0, 0], [2, 2, 2]]), th.ones(2, 3))
+    th.testing.assert_close(kl_per_state(old, new), th.tensor([0.5 / 3, 2.0]))
+    joint_old, joint_new = td.Independent(old, 1), td.Independent(new, 1)
+    th.testing.assert_close(kl_per_state(joint_old, joint_new), th.tensor([0.5, 6.0]))
