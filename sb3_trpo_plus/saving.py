@@ -8,7 +8,6 @@ are read, and the objects handed to SB3's loader as its ``custom_objects``, so t
 import base64
 import io
 import json
-import os
 import pathlib
 import pickle
 import zipfile
@@ -101,21 +100,24 @@ def _read_data(path: ModelFile) -> dict[str, Any]:
     start = file.tell()
     try:
         with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"its member {damaged} is damaged")
+            # Of a file that was cut off, zipfile may find a whole archive inside: each .pth member is one.
             lacking = {"data", "policy.pth"} - set(archive.namelist())
             if lacking:
-                raise ValueError(f"{_name(path)} is a zip, but not one of a saved model: it has no {' and no '.join(sorted(lacking))}")
+                raise zipfile.BadZipFile(f"it has no {' and no '.join(sorted(lacking))}")
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"its {damaged} is damaged")
             data: dict[str, Any] = json.loads(archive.read("data"))
             return data
-    except (zipfile.BadZipFile, json.JSONDecodeError, EOFError) as error:
-        raise ValueError(f"{_name(path)} is not a whole zip file ({error}): it may have been cut off, copy it again") from error
+    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{_name(path)} is not a whole saved model ({error}): it was cut off, damaged or is something else, get it again"
+        ) from error
     finally:
         if isinstance(path, (str, pathlib.Path)):
             file.close()
         else:
-            file.seek(start, os.SEEK_SET)
+            file.seek(start)
 
 
 def _unpickle(pickled: bytes, type_name: str) -> Any:
