@@ -1,8 +1,9 @@
 """
 Do the first environments that anyone tries get solved, on every seed? Ours beside sb3-contrib's, with the same settings.
 
-Trains with the entries of hyperparams/trpo.yml, evaluates the last policy over 20 deterministic episodes, and writes one CSV
-row a run to benchmarks/results/first_run.csv; runs that have a row are skipped, so it can be stopped and started again.
+Trains with the entries of hyperparams/trpo.yml, and with RL Zoo's own where those differ; evaluates the last policy over 20
+deterministic episodes, and writes one CSV row a run to benchmarks/results/first_run.csv. Runs that have a row are skipped, so
+it can be stopped and started again.
 
     python benchmarks/first_run.py            # run what is missing, then print the table
     python benchmarks/first_run.py --table    # only print it
@@ -11,10 +12,10 @@ row a run to benchmarks/results/first_run.csv; runs that have a row are skipped,
 import argparse
 import csv
 import platform
-import sys
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.resources import files
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -34,29 +35,39 @@ ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "first_run.csv"
 SOLVED = {"CartPole-v1": 475.0, "Pendulum-v1": -250.0}
 LIBRARIES: dict[str, Any] = {"sb3_trpo_plus": sb3_trpo_plus, "sb3_contrib": sb3_contrib}
+SETTINGS = {
+    "ours": yaml.safe_load((ROOT.parent / "hyperparams" / "trpo.yml").read_text()),
+    "rl_zoo3": yaml.safe_load((files("rl_zoo3") / "hyperparams" / "trpo.yml").read_text()),
+}
 SEEDS = range(5)
 EPISODES = 20
-Run = tuple[str, str, int]
+Run = tuple[str, str, str, int]
+
+
+def settings_of(env_id: str) -> list[str]:
+    """Whose settings an environment is trained with: RL Zoo's alone where ours are the same."""
+    same = SETTINGS["ours"][env_id] == SETTINGS["rl_zoo3"][env_id]
+    return ["rl_zoo3"] if same else list(SETTINGS)
 
 
 def train(run: Run) -> dict[str, Any]:
     """Train and evaluate one agent, on one thread."""
-    library, env_id, seed = run
+    library, env_id, whose, seed = run
     warnings.simplefilter("ignore")
     th.set_num_threads(1)
-    settings = yaml.safe_load((ROOT.parent / "hyperparams" / "trpo.yml").read_text())[env_id]
+    settings = SETTINGS[whose][env_id]
     n_envs, n_timesteps = settings.pop("n_envs"), int(settings.pop("n_timesteps"))
     model = LIBRARIES[library].TRPO(env=make_vec_env(env_id, n_envs, seed=seed), seed=seed, device="cpu", **settings)
     start = time.perf_counter()
     model.learn(n_timesteps)
     seconds = time.perf_counter() - start
-    returns, _ = evaluate_policy(
-        model, make_vec_env(env_id, 1, seed=10_000 + seed), EPISODES, return_episode_rewards=True
-    )
+    env = make_vec_env(env_id, 1, seed=10_000 + seed)
+    returns, _ = evaluate_policy(model, env, EPISODES, return_episode_rewards=True)
     return {
         "library": library,
         "version": LIBRARIES[library].__version__,
         "env": env_id,
+        "settings": whose,
         "seed": seed,
         "steps": model.num_timesteps,
         "mean_return": round(float(np.mean(returns)), 2),
@@ -78,8 +89,10 @@ def finished() -> list[dict[str, str]]:
 
 def run_missing(jobs: int) -> None:
     """Train what has no row yet; the libraries alternate, so that both meet the same noise of the machine."""
-    done = {(row["library"], row["env"], int(row["seed"])) for row in finished()}
-    runs = [(library, env, seed) for env in SOLVED for seed in SEEDS for library in LIBRARIES]
+    done = {(row["library"], row["env"], row["settings"], int(row["seed"])) for row in finished()}
+    runs = [
+        (library, env, whose, seed) for env in SOLVED for whose in settings_of(env) for seed in SEEDS for library in LIBRARIES
+    ]
     missing = [run for run in runs if run not in done]
     RESULTS.parent.mkdir(exist_ok=True)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -95,21 +108,20 @@ def run_missing(jobs: int) -> None:
 
 
 def print_table() -> None:
-    """One Markdown row an environment and library."""
-    rows = finished()
-    print("| environment | library | steps | solved at | seeds that solve it | mean return of each seed | seconds (median) |")
+    """One Markdown row an environment, settings and library."""
+    print("| environment | settings | library | steps | solved at | seeds that solve it | mean return of each seed |")
     print("|---|---|---|---|---|---|---|")
     for env, threshold in SOLVED.items():
-        for library in LIBRARIES:
-            runs = sorted((r for r in rows if (r["env"], r["library"]) == (env, library)), key=lambda r: int(r["seed"]))
-            if not runs:
-                continue
-            means = [float(run["mean_return"]) for run in runs]
-            solved = sum(mean >= threshold for mean in means)
-            returns = ", ".join(f"{mean:.0f}" for mean in means)
-            seconds = np.median([float(run["seconds"]) for run in runs])
-            name = f"{library} {runs[0]['version']}"
-            print(f"| {env} | {name} | {runs[0]['steps']} | {threshold:g} | {solved} of {len(runs)} | {returns} | {seconds:.0f} |")
+        for whose in settings_of(env):
+            for library in LIBRARIES:
+                rows = [r for r in finished() if (r["env"], r["settings"], r["library"]) == (env, whose, library)]
+                if not rows:
+                    continue
+                means = [float(row["mean_return"]) for row in sorted(rows, key=lambda row: int(row["seed"]))]
+                solved = f"{sum(mean >= threshold for mean in means)} of {len(means)}"
+                returns = ", ".join(f"{mean:.0f}" for mean in means)
+                name = f"{library} {rows[0]['version']}"
+                print(f"| {env} | {whose} | {name} | {rows[0]['steps']} | {threshold:g} | {solved} | {returns} |")
 
 
 def main() -> None:
@@ -123,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

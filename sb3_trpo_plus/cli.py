@@ -44,11 +44,12 @@ def main() -> None:
 
 
 def _run_zoo(command: str, arguments: list[str]) -> None:
-    import sb3_trpo_plus.zoo  # noqa: F401  (registers)
     from rl_zoo3.cli import main as rl_zoo3
+
+    import sb3_trpo_plus.zoo  # noqa: F401  (registers)
 
     if command in ("train", "enjoy"):
         # RL Zoo's default is ppo; an --algo of the user's comes later and so wins.
         arguments = ["--algo", "trpo", *arguments]
     sys.argv = [sys.argv[0], command, *arguments]
-    rl_zoo3()
+    rl_zoo3()  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ import pathlib
 import pickle
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -149,7 +149,7 @@ class _Unpickler(pickle.Unpickler):
 def _rebuild_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
     """The same space made anew, since an old pickle lacks what today's classes keep, and has an old random generator."""
     if isinstance(space, spaces.Box):
-        return spaces.Box(space.low, space.high, dtype=space.dtype)  # type: ignore[arg-type]
+        return spaces.Box(space.low, space.high, dtype=space.dtype)
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n), start=int(space.start))
     if isinstance(space, spaces.MultiDiscrete):
@@ -183,7 +183,7 @@ class _SavedFunction:
 class _FunctionUnpickler(_Unpickler):
     """Reads a function that cloudpickle saved by value as a :class:`_SavedFunction`."""
 
-    stand_ins: dict[str, Callable[..., Any]] = {
+    stand_ins: ClassVar[dict[str, Callable[..., Any]]] = {
         "_builtin_type": lambda name: {"LambdaType": _SavedFunction, "CodeType": lambda *code: code}[name],
         "_make_function": _SavedFunction,
         "_function_setstate": _SavedFunction.set_state,
@@ -206,11 +206,9 @@ def _as_schedule(saved: Any) -> Schedule | None:
     if saved.qualified_name == "constant_fn.<locals>.func":
         return ConstantSchedule(*values)
     if saved.qualified_name == "linear_schedule.<locals>.func":
-        return LinearSchedule(*values, end=0.0, end_fraction=1.0)
+        return LinearSchedule(values[0], end=0.0, end_fraction=1.0)
     if saved.qualified_name == "get_linear_fn.<locals>.func":
         return LinearSchedule(**variables)
     if saved.qualified_name == "get_schedule_fn.<locals>.<lambda>":
         return _as_schedule(*values)
     return None
-
-

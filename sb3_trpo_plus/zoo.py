@@ -67,7 +67,7 @@ def register() -> None:
     # RL Zoo reads statistics through this name only; ours reads the files of the Gym years too.
     setattr(VecNormalize, "load", staticmethod(saving.load_vec_normalize))  # noqa: B010
     if not hasattr(ExperimentManager.__init__, "__wrapped__"):
-        ExperimentManager.__init__ = _with_our_files(ExperimentManager.__init__)
+        setattr(ExperimentManager, "__init__", _with_our_files(ExperimentManager.__init__))  # noqa: B010
 
 
 def _with_our_files(original: Any) -> Any:

@@ -46,8 +46,9 @@ def twins(name: str, double: bool = False, **kwargs: Any) -> tuple[Any, Any]:
 
 def their_direction(model: Any, max_iter: int, tolerance: float) -> th.Tensor:
     """
-    sb3-contrib's own gradient, Hessian-vector product and solver, on the whole rollout. The solver's tolerance is the square of
-    an absolute residual, and it divides zero by zero where it goes on too long.
+    sb3-contrib's own gradient, Hessian-vector product and solver, on the whole rollout.
+
+    The solver's tolerance is the square of an absolute residual, and it divides zero by zero where it goes on too long.
     """
     rollout = next(model.rollout_buffer.get())
     actions = rollout.actions.long().flatten() if isinstance(model.action_space, spaces.Discrete) else rollout.actions
@@ -59,7 +60,8 @@ def their_direction(model: Any, max_iter: int, tolerance: float) -> th.Tensor:
     kl = sb3.kl_divergence(distribution, old).mean()
     parameters, gradient, kl_gradient, _ = model._compute_actor_grad(kl, objective)
     product = partial(model.hessian_vector_product, parameters, kl_gradient)
-    return conjugate_gradient_solver(product, gradient, max_iter, residual_tol=(tolerance * gradient.norm().item()) ** 2)
+    residual_tol = (tolerance * gradient.norm().item()) ** 2
+    return conjugate_gradient_solver(product, gradient, max_iter, residual_tol)
 
 
 def our_direction(model: Any, monkeypatch: pytest.MonkeyPatch, max_steps: int, tolerance: float) -> th.Tensor:
@@ -100,9 +102,7 @@ def test_whole_updates_agree(name: str) -> None:
         model.train()
     for part, tolerance in (("actor", 2e-2), ("value", 1e-4)):
         names = [n for n in before if ("value" in n) == (part == "value")]
-        one, other = (
-            th.cat([(parameters_of(model)[n] - before[n]).flatten() for n in names]) for model in (theirs, ours)
-        )
+        one, other = (th.cat([(parameters_of(model)[n] - before[n]).flatten() for n in names]) for model in (theirs, ours))
         assert th.linalg.vector_norm(one) > 1e-3
         assert th.linalg.vector_norm(other - one) <= tolerance * th.linalg.vector_norm(one), part
     assert theirs.logger.name_to_value["train/is_line_search_success"] == 1.0
@@ -153,7 +153,7 @@ def test_policy_aliases_are_the_same_classes() -> None:
 
 def test_kl_is_of_the_old_policy_to_the_new_one() -> None:
     """The paper's direction; sb3-contrib has the other, which is the same to second order only."""
-    theirs, ours = twins("discrete")
+    _, ours = twins("discrete")
     observations = next(ours.rollout_buffer.get()).observations
     old = policy_model.action_distribution(ours.policy, observations)
     ours.train()

@@ -58,7 +58,14 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     assert same_predictions(model, loaded)
     assert same_optimiser(model, loaded)
     assert len(loaded.policy.optimizer.state_dict()["state"]) > 0
-    for attribute in ("cg_residual_tol", "fisher_sub_sampling_factor", "ent_coef", "learning_rate", "num_timesteps", "_n_updates"):
+    for attribute in (
+        "cg_residual_tol",
+        "fisher_sub_sampling_factor",
+        "ent_coef",
+        "learning_rate",
+        "num_timesteps",
+        "_n_updates",
+    ):
         assert getattr(loaded, attribute) == getattr(model, attribute)
 
 
@@ -123,7 +130,7 @@ LIVING = {
 @pytest.mark.parametrize("agent", AGENTS)
 def test_published_agents_load_without_gym_and_act(agent: str, zoo_agents: Path) -> None:
     with pytest.raises(ModuleNotFoundError):
-        import gym as _  # noqa: F401
+        import gym as _
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = TRPO.load(zoo_agents / agent / f"{agent}.zip", device="cpu")
@@ -228,12 +235,12 @@ def test_custom_objects_of_the_caller_come_first(tmp_path: Path) -> None:
 def test_arguments_can_be_changed_on_loading_and_are_checked(tmp_path: Path) -> None:
     make().save(tmp_path / "model.zip")
     assert TRPO.load(tmp_path / "model.zip", target_kl=0.05).target_kl == 0.05
-    with pytest.raises(ValueError, match="target_kl must be positive, but it is -1"):
+    with pytest.raises(ValueError, match=r"target_kl must be positive, but it is -1"):
         TRPO.load(tmp_path / "model.zip", target_kl=-1)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no saved model at .*nothing"):
+    with pytest.raises(FileNotFoundError, match=r"no saved model at .*nothing"):
         TRPO.load(tmp_path / "nothing")
 
 
@@ -259,7 +266,7 @@ def test_damaged_file_is_an_error_that_says_so(tmp_path: Path) -> None:
 
 def test_zip_of_something_else_is_an_error_that_says_so(tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "other"), "zip", Path(__file__).parent / "trust_region")
-    with pytest.raises(ValueError, match="not a whole saved model .it has no data and no policy.pth"):
+    with pytest.raises(ValueError, match=r"not a whole saved model .it has no data and no policy\.pth"):
         TRPO.load(tmp_path / "other.zip")
 
 
@@ -274,12 +281,12 @@ class Forgotten(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def test_object_that_cannot_be_read_is_named_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make(learning_rate=utils.ConstantSchedule(1e-3))
+    model = make(learning_rate=utils.LinearSchedule(1e-3, 0.0, 1.0))
     model.note = Forgotten(random_env())
     model.save(tmp_path / "model.zip")
     monkeypatch.delattr("tests.test_saving.Forgotten")
     assert TRPO.load(tmp_path / "model.zip").note is None
-    monkeypatch.delattr(utils, "ConstantSchedule")
+    monkeypatch.delattr(utils, "LinearSchedule")
     with pytest.raises(ValueError, match=r"its learning_rate .* custom_objects=\{'learning_rate': \.\.\.\}"):
         TRPO.load(tmp_path / "model.zip")
     assert TRPO.load(tmp_path / "model.zip", custom_objects={"learning_rate": 1e-3}).learning_rate == 1e-3

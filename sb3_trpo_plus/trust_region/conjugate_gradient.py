@@ -62,10 +62,8 @@ def conjugate_gradient(
         step = squared_norm / curvature
         x = x + step * direction
         iterations += 1
-        if iterations % RECOMPUTE_RESIDUAL_EVERY == 0:
-            residual = b - product(x)
-        else:
-            residual = residual - step * a_direction
+        recompute = iterations % RECOMPUTE_RESIDUAL_EVERY == 0
+        residual = b - product(x) if recompute else residual - step * a_direction
         previous, squared_norm = squared_norm, residual.dot(residual)
         direction = residual + (squared_norm / previous) * direction
 

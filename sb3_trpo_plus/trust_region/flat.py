@@ -24,6 +24,5 @@ def unflatten(vector: th.Tensor, like: Sequence[th.Tensor]) -> list[th.Tensor]:
     :return: views of ``vector``
     :raises RuntimeError: when the lengths do not add up
     """
-    pieces = vector.split([tensor.numel() for tensor in like])
+    pieces = th.split(vector, [tensor.numel() for tensor in like])
     return [piece.view_as(tensor) for piece, tensor in zip(pieces, like, strict=True)]
-

@@ -24,7 +24,6 @@ class Candidate:
     max_kl: float
 
 
-
 @dataclass(frozen=True)
 class LineSearchResult:
     """

@@ -28,6 +28,10 @@ class OutputBlock(NamedTuple):
     output: th.Tensor
     metric: Callable[[th.Tensor], th.Tensor]
 
+    def scaled(self, factor: float) -> "OutputBlock":
+        """The same output with its metric times a factor."""
+        return OutputBlock(self.output, lambda change: factor * self.metric(change))
+
 
 def _dimensions(distribution: td.Distribution) -> int:
     return distribution.batch_shape[1:].numel()
@@ -76,10 +80,10 @@ def _(distribution: td.Bernoulli) -> list[OutputBlock]:
 
 
 @output_blocks.register
-def _(distribution: td.Independent) -> list[OutputBlock] | None:
+def _(distribution: td.Independent[td.Distribution]) -> list[OutputBlock] | None:
     blocks = output_blocks(distribution.base_dist)
     summed = distribution.base_dist.batch_shape[len(distribution.batch_shape) :].numel()
-    return blocks and [OutputBlock(output, lambda u, metric=metric: summed * metric(u)) for output, metric in blocks]
+    return blocks and [block.scaled(summed) for block in blocks]
 
 
 @output_blocks.register

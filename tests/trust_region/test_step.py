@@ -67,7 +67,12 @@ def test_damping_enters_the_direction_and_the_step() -> None:
 def test_no_step_without_a_usable_gradient(gradient: list[float], surrogate_old: float, words: str) -> None:
     theta = th.nn.Parameter(th.ones(2))
     report = trust_region_step(
-        [theta], th.tensor(gradient), lambda v: v, lambda: Candidate(1.0, 0.0, 0.0), surrogate_old, **OPTIONS  # type: ignore[arg-type]
+        [theta],
+        th.tensor(gradient),
+        lambda v: v,
+        lambda: Candidate(1.0, 0.0, 0.0),
+        surrogate_old,
+        **OPTIONS,  # type: ignore[arg-type]
     )
     assert not report.accepted
     assert words in report.reason

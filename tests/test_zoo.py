@@ -1,0 +1,190 @@
+"""RL Zoo's real commands, in real processes, with this package's algorithm, settings, and files."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import sb3_contrib
+import yaml
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+from sb3_trpo_plus import TRPO, zoo
+from sb3_trpo_plus.saving import load_vec_normalize
+
+BIN = Path(sys.executable).parent
+REGISTERED = ["--gym-packages", "sb3_trpo_plus.zoo"]
+OURS = "TRPO of sb3_trpo_plus"
+
+
+def run(*command: Any, cwd: Path, fails: bool = False) -> str:
+    """Run a command as a user would, in a folder of its own, and return what it printed."""
+    environment = {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    outcome = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert (outcome.returncode != 0) == fails, outcome.stdout + outcome.stderr
+    return outcome.stdout + outcome.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A short training by our command line, with observations normalised, and what it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = ["--env", "MountainCarContinuous-v0", "-n", "4096", "--eval-freq", "2048", "--seed", "1", "-f", "logs"]
+    return folder, run(sys.executable, "-m", "sb3_trpo_plus", "train", *arguments, cwd=folder)
+
+
+def test_train_runs_our_algorithm_with_our_file(trained: tuple[Path, str]) -> None:
+    folder, printed = trained
+    assert OURS in printed
+    assert f"Loading hyperparameters from: {zoo.hyperparams_file('trpo')}" in printed
+    model = TRPO.load(folder / "logs/trpo/MountainCarContinuous-v0_1/MountainCarContinuous-v0.zip")
+    assert model.num_timesteps >= 4096
+    assert model.use_sde
+
+
+def test_enjoy_shows_the_trained_agent(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    arguments = ["--env", "MountainCarContinuous-v0", "-f", "logs", "--no-render", "-n", "2000"]
+    printed = run(BIN / "sb3-trpo-plus", "enjoy", *arguments, cwd=folder)
+    assert "Loading running average" in printed
+    assert "Mean reward:" in printed
+
+
+def test_training_goes_on_from_a_saved_agent(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    agent = "logs/trpo/MountainCarContinuous-v0_1/MountainCarContinuous-v0.zip"
+    arguments = ["--env", "MountainCarContinuous-v0", "-i", agent, "-n", "4096", "--eval-freq", "-1", "-f", "more"]
+    printed = run(BIN / "sb3-trpo-plus", "train", *arguments, cwd=folder)
+    assert "Loading saved VecNormalize stats" in printed
+
+
+def test_report_evaluates_and_draws(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    printed = run(BIN / "sb3-trpo-plus", "report", "--env", "MountainCarContinuous-v0", "-n", "3", cwd=folder)
+    assert "over 3 episodes" in printed
+    picture = folder / "logs/trpo/MountainCarContinuous-v0_1/learning_curve.png"
+    assert str(picture.relative_to(folder)) in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 10_000
+
+
+def test_plots_of_rl_zoo_run(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    run(BIN / "sb3-trpo-plus", "plot_train", "-a", "trpo", "-e", "MountainCarContinuous", "-f", "logs", cwd=folder)
+    arguments = ["-a", "trpo", "-e", "MountainCarContinuous", "-f", "logs", "--no-display", "-o", "results"]
+    assert "MountainCarContinuous" in run(BIN / "sb3-trpo-plus", "all_plots", *arguments, cwd=folder)
+    assert (folder / "results.pkl").is_file()
+
+
+def test_rl_zoo_with_its_own_hook(tmp_path: Path) -> None:
+    arguments = ["--algo", "trpo", "--env", "CartPole-v1", "-n", "2048", "--eval-freq", "-1", "-f", "logs", "--device", "cpu"]
+    assert OURS in run(BIN / "rl_zoo3", "train", *arguments, *REGISTERED, cwd=tmp_path)
+    enjoy = ["--algo", "trpo", "--env", "CartPole-v1", "-f", "logs", "--no-render", "-n", "600"]
+    assert "Mean reward:" in run(BIN / "rl_zoo3", "enjoy", *enjoy, *REGISTERED, cwd=tmp_path)
+
+
+def test_file_of_the_user_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "mine.yml").write_text(
+        "CartPole-v1: {policy: MlpPolicy, n_timesteps: 256, n_steps: 256, cg_residual_tol: 0.1}"
+    )
+    arguments = ["--env", "CartPole-v1", "-conf", "mine.yml", "--eval-freq", "-1", "-f", "logs"]
+    printed = run(BIN / "sb3-trpo-plus", "train", *arguments, cwd=tmp_path)
+    assert "Loading hyperparameters from: mine.yml" in printed
+    assert TRPO.load(tmp_path / "logs/trpo/CartPole-v1_1/CartPole-v1.zip").cg_residual_tol == 0.1
+
+
+def test_other_algorithms_are_left_alone(tmp_path: Path) -> None:
+    arguments = ["--algo", "a2c", "--env", "CartPole-v1", "-n", "64", "--eval-freq", "-1", "-f", "logs"]
+    printed = run(BIN / "sb3-trpo-plus", "train", *arguments, cwd=tmp_path)
+    assert "sb3_trpo_plus" not in printed.replace(str(Path(__file__).parents[1]), "")
+    assert "rl_zoo3/hyperparams/a2c.yml" in printed
+
+
+def test_hyperparameter_search(tmp_path: Path) -> None:
+    arguments = ["--env", "CartPole-v1", "-n", "2000", "-optimize", "--n-trials", "2", "--n-startup-trials", "2"]
+    printed = run(BIN / "sb3-trpo-plus", "train", *arguments, "--no-optim-plots", "-f", "logs", cwd=tmp_path)
+    assert "Number of finished trials:  2" in printed
+    report = next((tmp_path / "logs/trpo").glob("report_*.csv")).read_text()
+    for argument in ("cg_damping", "cg_residual_tol", "fisher_sub_sampling_factor", "ent_coef", "target_kl"):
+        assert f"params_{argument}" in report
+
+
+def test_sampled_hyperparameters_are_constructor_arguments() -> None:
+    assert HYPERPARAMS_SAMPLER["trpo"] is zoo.sample_hyperparams
+    study = optuna.create_study()
+    for _ in range(20):
+        trial = study.ask()
+        arguments = zoo.sample_hyperparams(trial, 1, 2, {})
+        TRPO("MlpPolicy", "CartPole-v1", **{**arguments, "n_steps": max(2, arguments["n_steps"])})
+        assert HYPERPARAMS_CONVERTER["trpo"](trial.params) == arguments
+
+
+def test_unknown_command_and_help(tmp_path: Path) -> None:
+    assert "there is no command 'trian'" in run(BIN / "sb3-trpo-plus", "trian", cwd=tmp_path, fails=True)
+    assert "usage: sb3-trpo-plus COMMAND" in run(BIN / "sb3-trpo-plus", cwd=tmp_path)
+
+
+def test_published_agent_is_enjoyed(zoo_agents: Path, tmp_path: Path) -> None:
+    for name in ("CartPole-v1", "Acrobot-v1"):
+        target = tmp_path / "agents" / "trpo" / f"{name}_1"
+        shutil.copytree(zoo_agents / name, target / name, ignore=shutil.ignore_patterns("*.zip"))
+        shutil.copy(zoo_agents / name / f"{name}.zip", target)
+    arguments = ["-f", "agents", "--no-render", "-n", "1100"]
+    printed = run(BIN / "sb3-trpo-plus", "enjoy", "--env", "CartPole-v1", *arguments, cwd=tmp_path)
+    assert "Mean reward: 500.00 +/- 0.00" in printed
+    printed = run(BIN / "sb3-trpo-plus", "enjoy", "--env", "Acrobot-v1", *arguments, cwd=tmp_path)
+    assert "Loading running average" in printed
+    assert "Mean reward: -" in printed
+
+
+THEIR_FILE = files("rl_zoo3") / "hyperparams" / "trpo.yml"
+
+
+def test_our_file_has_every_entry_of_rl_zoos_and_the_current_ids() -> None:
+    ours, theirs = yaml.safe_load(zoo.hyperparams_file("trpo").read_text()), yaml.safe_load(THEIR_FILE.read_text())
+    assert theirs.keys() - ours.keys() == set()
+    assert "default" in ours
+    for env in [env for env in theirs if env.endswith("-v4")]:
+        assert ours[env.replace("-v4", "-v5")] == ours[env]
+
+
+def test_every_entry_makes_a_model() -> None:
+    """Arguments and environments exist, where the environment's package is installed."""
+    import gymnasium as gym
+
+    made = 0
+    for env_id, entry in yaml.safe_load(zoo.hyperparams_file("trpo").read_text()).items():
+        if env_id not in gym.registry:
+            continue
+        policy_kwargs = entry.pop("policy_kwargs", None)
+        for key in ("n_envs", "n_timesteps", "normalize"):
+            entry.pop(key, None)
+        assert policy_kwargs is None or policy_kwargs.startswith("dict(")
+        TRPO(env=env_id, device="cpu", **entry)
+        made += 1
+    assert made > 25
+
+
+def test_wheel_carries_the_hyperparameters(tmp_path: Path) -> None:
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", tmp_path, Path(__file__).parents[1], cwd=tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "sb3_trpo_plus/hyperparams/trpo.yml" in names
+    assert "sb3_trpo_plus/py.typed" in names
+    assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
+
+
+def test_zoo_commands_read_statistics_through_our_loader() -> None:
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    assert VecNormalize.load is load_vec_normalize
+    zoo.register()
+    assert sb3_contrib.TRPO is not TRPO
+    assert np.all([algorithm is zoo.ALGOS[name] for name, algorithm in zoo.ALGORITHMS.items()])
