@@ -55,7 +55,7 @@ def train(run: Run) -> dict[str, Any]:
     library, env_id, whose, seed = run
     warnings.simplefilter("ignore")
     th.set_num_threads(1)
-    settings = SETTINGS[whose][env_id]
+    settings = dict(SETTINGS[whose][env_id])
     n_envs, n_timesteps = settings.pop("n_envs"), int(settings.pop("n_timesteps"))
     model = LIBRARIES[library].TRPO(env=make_vec_env(env_id, n_envs, seed=seed), seed=seed, device="cpu", **settings)
     start = time.perf_counter()

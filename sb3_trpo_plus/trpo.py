@@ -299,8 +299,8 @@ class TRPO(OnPolicyAlgorithm):
             )
         if rollout_size % self.batch_size != 0:
             warnings.warn(
-                f"batch_size={self.batch_size} does not divide the rollout of {self.n_steps} * {self.n_envs} (n_steps * n_envs) "
-                f"samples: each pass of the critic's fit ends with a minibatch of {rollout_size % self.batch_size}"
+                f"batch_size={self.batch_size} does not divide n_steps * n_envs = {self.n_steps} * {self.n_envs}: "
+                f"each pass of the critic's fit ends with a minibatch of {rollout_size % self.batch_size}"
             )
 
     def learn(

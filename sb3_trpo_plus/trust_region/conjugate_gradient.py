@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch as th
 
-RECOMPUTE_RESIDUAL_EVERY = 10
+CHECK_RESIDUAL_EVERY = 10
+DRIFT = 0.1
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,11 @@ def conjugate_gradient(
     Solve A x = b for a symmetric positive definite A, from x = 0.
 
     Stops when ||r|| <= residual_tol * ||b||, after ``max_steps`` iterations, or at a breakdown: a curvature p'Ap that is
-    not positive (A is not positive definite along p, or x is already exact) or not finite. Then the last x before it is
-    returned. Every tenth iteration computes the residual from its definition, since the recursion drifts away from it.
+    not positive (A is not positive definite along p) or not finite. Then the last x before it is returned.
+
+    The recursion for r drifts away from b - A x. So every tenth iteration, and before r is believed to be small, b - A x is
+    computed; where the two differ by more than a tenth, the iteration starts again from x. Replacing r alone would not do:
+    the direction, still conjugate for the old r, can keep the error from ever falling again.
 
     Source: Hestenes and Stiefel, 1952; Nocedal and Wright, "Numerical Optimization", 2006, algorithm 5.2. Unlike
     sb3-contrib's solver, which starts from small random numbers, it draws none, and its tolerance is relative.
@@ -45,13 +49,13 @@ def conjugate_gradient(
     :param residual_tol: relative residual at which to stop, at least 0
     :return: the solution and what happened
     """
-    x = th.zeros_like(b)
+    x, a_x = th.zeros_like(b), th.zeros_like(b)
     residual = b.clone()
     direction = residual
     squared_norm = residual.dot(residual)
     target = residual_tol**2 * squared_norm
     breakdown = None
-    iterations = 0
+    iterations = checked_at = 0
 
     while iterations < max_steps and squared_norm > target:
         a_direction = product(direction)
@@ -61,13 +65,20 @@ def conjugate_gradient(
             break
         step = squared_norm / curvature
         x = x + step * direction
-        iterations += 1
-        recompute = iterations % RECOMPUTE_RESIDUAL_EVERY == 0
-        residual = b - product(x) if recompute else residual - step * a_direction
+        residual = residual - step * a_direction
         previous, squared_norm = squared_norm, residual.dot(residual)
         direction = residual + (squared_norm / previous) * direction
+        iterations += 1
 
-    a_x = product(x)
+        if iterations % CHECK_RESIDUAL_EVERY == 0 or squared_norm <= target:
+            a_x, checked_at = product(x), iterations
+            true_residual = b - a_x
+            if th.linalg.vector_norm(true_residual - residual) > DRIFT * th.linalg.vector_norm(true_residual):
+                direction = residual = true_residual
+                squared_norm = residual.dot(residual)
+
+    if checked_at != iterations:
+        a_x = product(x)
     norm = th.linalg.vector_norm(b)
     relative = (th.linalg.vector_norm(b - a_x) / norm).item() if norm > 0 else 0.0
     return CGResult(x, a_x, iterations, relative, breakdown)

@@ -79,8 +79,8 @@ def _(distribution: td.Bernoulli) -> list[OutputBlock]:
     return [OutputBlock(distribution.logits, lambda change: weight * change)]
 
 
-@output_blocks.register
-def _(distribution: td.Independent[td.Distribution]) -> list[OutputBlock] | None:
+@output_blocks.register(td.Independent)
+def _(distribution: "td.Independent[td.Distribution]") -> list[OutputBlock] | None:
     blocks = output_blocks(distribution.base_dist)
     summed = distribution.base_dist.batch_shape[len(distribution.batch_shape) :].numel()
     return blocks and [block.scaled(summed) for block in blocks]

@@ -61,6 +61,15 @@ def test_residual_is_the_true_one_where_the_recursion_drifts() -> None:
     assert result.relative_residual == pytest.approx(true.item(), rel=1e-3)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_accuracy_holds_where_the_tolerance_is_below_what_rounding_allows(seed: int) -> None:
+    """Error within the condition number times the rounding unit, also after many more iterations than were of use."""
+    a, b = positive_definite(20, 1e4, seed), th.randn(20, generator=th.Generator().manual_seed(seed), dtype=th.float64)
+    result = conjugate_gradient(lambda v: a @ v, b, max_steps=1000, residual_tol=0.0)
+    exact = th.linalg.solve(a, b)
+    assert th.linalg.vector_norm(result.solution - exact) <= 1e4 * 1e-15 * 10 * th.linalg.vector_norm(exact)
+
+
 def test_negative_curvature_ends_it_with_the_last_solution() -> None:
     a, b = th.diag(th.tensor([2.0, -1.0])), th.tensor([1.0, 0.1])
     result = conjugate_gradient(lambda v: a @ v, b, max_steps=10, residual_tol=0.0)
