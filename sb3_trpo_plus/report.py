@@ -18,7 +18,7 @@ from stable_baselines3.common.results_plotter import X_TIMESTEPS, ts2xy, window_
 
 import sb3_trpo_plus.zoo  # noqa: F401  (registers)
 
-WINDOW = 100
+WINDOW = 20
 
 
 def learning_curve(log_path: Path, title: str, picture: Path) -> None:
@@ -33,10 +33,9 @@ def learning_curve(log_path: Path, title: str, picture: Path) -> None:
     steps, returns = ts2xy(load_results(str(log_path)), X_TIMESTEPS)
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     axes.plot(steps, returns, ".", markersize=3, color="tab:blue", alpha=0.25, label="training episode")
-    window = max(1, min(WINDOW, len(returns) // 4))
-    if len(returns) > window:
-        averaged_steps, averaged = window_func(steps, returns, window, np.mean)
-        axes.plot(averaged_steps, averaged, color="tab:blue", label=f"mean of {window} training episodes")
+    if len(returns) > WINDOW:
+        averaged_steps, averaged = window_func(steps, returns, WINDOW, np.mean)
+        axes.plot(averaged_steps, averaged, color="tab:blue", label=f"mean of {WINDOW} training episodes")
     evaluations = log_path / "evaluations.npz"
     if evaluations.is_file():
         with np.load(evaluations) as saved:

@@ -1,0 +1,32 @@
+"""The README's Python examples run, in their order, and its benchmark table is the one that the command prints."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        exec(example, {})
+    assert (tmp_path / "cartpole.zip").is_file()
+
+
+def test_benchmark_table_is_current() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "first_run.py"), "--table"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() in README
+
+
+def test_links_and_pictures_exist() -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert len(targets) > 3
+    assert [target for target in targets if not (ROOT / target).exists()] == []
