@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+import yaml
 from gymnasium import spaces
 from stable_baselines3.common import distributions as sb3
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, StopTrainingOnMaxEpisodes
@@ -374,8 +375,9 @@ def test_learns_on_cuda() -> None:
 
 
 def test_cartpole_is_solved() -> None:
-    env = make_vec_env("CartPole-v1", 2, seed=1)
-    settings = {"n_steps": 512, "batch_size": 512, "cg_damping": 1e-3, "gae_lambda": 0.98, "n_critic_updates": 20}
-    model = TRPO("MlpPolicy", env, seed=1, **settings).learn(100_000)  # type: ignore[arg-type]
+    settings = yaml.safe_load((Path(__file__).parents[1] / "hyperparams" / "trpo.yml").read_text())["CartPole-v1"]
+    env, n_timesteps = make_vec_env("CartPole-v1", settings.pop("n_envs"), seed=1), int(settings.pop("n_timesteps"))
+    model = TRPO(env=env, seed=1, **settings).learn(n_timesteps)
+    assert n_timesteps == 100_000
     mean, _ = evaluate_policy(model, make_vec_env("CartPole-v1", 1, seed=100), 20)
     assert mean >= 475
