@@ -22,7 +22,11 @@ class Environment:
     def __init__(self, folder: Path, editable: bool) -> None:
         self.folder = folder
         venv.create(folder, with_pip=False)
-        borrowed = Path(sysconfig.get_paths()["purelib"])
+        borrowed = folder / "borrowed"
+        borrowed.mkdir()
+        for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
+            if not entry.name.lstrip("_").startswith(("custom_envs", "sb3_trpo_plus")):
+                (borrowed / entry.name).symlink_to(entry)
         self.site_packages = next((folder / "lib").glob("python*")) / "site-packages"
         (self.site_packages / "borrowed.pth").write_text(f"{borrowed}\n")
         install = ["install", "--no-deps", "-q", *(["-e"] if editable else []), ROOT]
@@ -49,7 +53,9 @@ class Environment:
         return self.run("python", *arguments)
 
     def files(self) -> set[Path]:
-        return {path for path in self.folder.rglob("*") if "__pycache__" not in path.parts and "logs" not in path.parts}
+        """Everything in it but caches and RL Zoo's logs."""
+        found = {Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names}
+        return {file for file in found if not {"__pycache__", "logs"} & set(file.parts)}
 
 
 @pytest.fixture(scope="module")
