@@ -10,21 +10,33 @@ from torch import distributions as td
 from torch import nn
 
 from sb3_trpo_plus.trust_region.fisher import gauss_newton_fisher, hessian_fisher
-from sb3_trpo_plus.trust_region.metric import kl_per_state, output_blocks
+from sb3_trpo_plus.trust_region.metric import OutputBlock, kl_per_state, output_blocks
+
+Head = Callable[[th.Tensor, th.Tensor], td.Distribution | list[td.Distribution]]
 
 
 class Policy(nn.Module):
-    """A tanh network, a free vector of log stds, and a head that makes a distribution of its outputs."""
+    """A tanh network, a free vector of log stds, and a head that makes independent distributions of its outputs."""
 
-    def __init__(self, n_inputs: int, n_hidden: int, n_outputs: int, head: Callable[..., td.Distribution]) -> None:
+    def __init__(self, n_inputs: int, n_hidden: int, n_outputs: int, head: Head) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(n_inputs, n_hidden), nn.Tanh(), nn.Linear(n_hidden, n_outputs))
         self.log_std = nn.Parameter(th.randn(n_outputs) * 0.3)
         self.head = head
         self.double()
 
-    def forward(self, states: th.Tensor) -> td.Distribution:
-        return self.head(self.net(states), self.log_std)
+    def forward(self, states: th.Tensor) -> list[td.Distribution]:
+        distributions = self.head(self.net(states), self.log_std)
+        return distributions if isinstance(distributions, list) else [distributions]
+
+
+def kl_of(old: list[td.Distribution], new: list[td.Distribution]) -> th.Tensor:
+    """Mean over states of the sum over independent distributions."""
+    return th.stack([kl_per_state(one, other) for one, other in zip(old, new, strict=True)]).sum(0).mean()
+
+
+def blocks_of(distributions: list[td.Distribution]) -> list[OutputBlock]:
+    return [block for distribution in distributions for block in output_blocks(distribution) or []]
 
 
 def gaussian(out: th.Tensor, log_std: th.Tensor) -> td.Distribution:
@@ -39,13 +51,18 @@ def squashed(out: th.Tensor, log_std: th.Tensor) -> td.Distribution:
     return td.TransformedDistribution(gaussian(out, log_std), [td.TanhTransform()])
 
 
-HEADS: dict[str, Callable[..., td.Distribution]] = {
+def multi_categorical(out: th.Tensor, log_std: th.Tensor) -> list[td.Distribution]:
+    return [td.Categorical(logits=out), td.Categorical(logits=2 * out[:, :-1] ** 2 if out.shape[1] > 1 else out)]
+
+
+HEADS: dict[str, Head] = {
     "gaussian": gaussian,
     "fixed std": lambda out, log_std: td.Normal(out, th.full_like(out, 0.7)),
     "state-dependent std": state_dependent_std,
     "squashed": squashed,
     "joint gaussian": lambda out, log_std: td.Independent(gaussian(out, log_std), 1),
     "categorical": lambda out, log_std: td.Categorical(logits=out),
+    "multi-categorical": multi_categorical,
     "categorical from probabilities": lambda out, log_std: td.Categorical(probs=out.exp()),
     "bernoulli": lambda out, log_std: td.Bernoulli(logits=out),
     "joint bernoulli": lambda out, log_std: td.Independent(td.Bernoulli(logits=out), 1),
@@ -63,7 +80,7 @@ def hessian_of_kl(policy: Policy, states: th.Tensor) -> th.Tensor:
     def mean_kl(flat: th.Tensor) -> th.Tensor:
         pieces = flat.split([shape.numel() for shape in shapes])
         values = {name: piece.view(shape) for name, piece, shape in zip(names, pieces, shapes, strict=True)}
-        return kl_per_state(old, th.func.functional_call(policy, values, (states,))).mean()
+        return kl_of(old, th.func.functional_call(policy, values, (states,)))
 
     return th.autograd.functional.hessian(mean_kl, nn.utils.parameters_to_vector(policy.parameters()).detach())
 
@@ -78,9 +95,7 @@ def test_gauss_newton_product_is_the_explicit_matrix(
     policy = Policy(n_inputs, n_hidden, n_outputs, HEADS[head])
     states = th.randn(n_states, n_inputs, dtype=th.float64)
     matrix = hessian_of_kl(policy, states)
-    blocks = output_blocks(policy(states))
-    assert blocks is not None
-    product = gauss_newton_fisher(blocks, list(policy.parameters()))
+    product = gauss_newton_fisher(blocks_of(policy(states)), list(policy.parameters()))
     columns = th.stack([product(row) for row in th.eye(len(matrix), dtype=th.float64)])
     th.testing.assert_close(columns, matrix, rtol=1e-8, atol=1e-9)
 
@@ -97,14 +112,12 @@ def test_categorical_product_is_the_covariance_of_the_score(
     weights = list(policy.net.parameters())
     matrix = 0.0
     for state in states:
-        distribution = policy(state[None])
+        (distribution,) = policy(state[None])
         for action in range(n_outputs):
             log_prob = distribution.log_prob(th.tensor([action]))
             score = th.cat([g.reshape(-1) for g in th.autograd.grad(log_prob.sum(), weights, retain_graph=True)])
             matrix = matrix + log_prob.exp().detach() * th.outer(score, score) / n_states
-    blocks = output_blocks(policy(states))
-    assert blocks is not None
-    product = gauss_newton_fisher(blocks, weights)
+    product = gauss_newton_fisher(blocks_of(policy(states)), weights)
     columns = th.stack([product(row) for row in th.eye(len(matrix), dtype=th.float64)])
     th.testing.assert_close(columns, matrix, rtol=1e-8, atol=1e-10)
 
@@ -117,21 +130,18 @@ def test_differentiating_the_kl_twice_gives_the_same_product(head: str) -> None:
     parameters = list(policy.parameters())
     with th.no_grad():
         old = policy(states)
-    blocks = output_blocks(policy(states))
-    assert blocks is not None
     vector = th.randn(sum(parameter.numel() for parameter in parameters), dtype=th.float64)
-    twice = hessian_fisher(kl_per_state(old, policy(states)).mean(), parameters)(vector)
-    th.testing.assert_close(gauss_newton_fisher(blocks, parameters)(vector), twice, rtol=1e-8, atol=1e-10)
+    twice = hessian_fisher(kl_of(old, policy(states)), parameters)(vector)
+    once = gauss_newton_fisher(blocks_of(policy(states)), parameters)(vector)
+    th.testing.assert_close(once, twice, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_product_is_positive_semi_definite_in_float32(head: str) -> None:
     th.manual_seed(0)
     policy = Policy(3, 4, 3, HEADS[head]).float()
-    blocks = output_blocks(policy(th.randn(50, 3)))
-    assert blocks is not None
     parameters = list(policy.parameters())
-    product = gauss_newton_fisher(blocks, parameters)
+    product = gauss_newton_fisher(blocks_of(policy(th.randn(50, 3))), parameters)
     for _ in range(200):
         vector = th.randn(sum(parameter.numel() for parameter in parameters))
         assert vector.dot(product(vector)) >= 0
