@@ -51,6 +51,7 @@ bench: .venv/.test  ## run what is missing of the benchmarks, and print their ta
 	$(BIN)/python benchmarks/first_run.py
 
 wheel: .venv/.test  ## build the wheel into dist/
+	rm -rf dist
 	$(BIN)/python -m pip wheel --no-deps -q -w dist .
 
 clean:  ## remove the environment and all that was built

@@ -13,10 +13,11 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 HOOK = "custom_envs"
-CONTENT = '''"""Written by `sb3-trpo-plus enable`, removed by `sb3-trpo-plus disable`: RL Zoo imports this module."""
+MARK = '"""Written by `sb3-trpo-plus enable`, removed by `sb3-trpo-plus disable`: RL Zoo imports this module."""'
+CONTENT = f"""{MARK}
 
 import sb3_trpo_plus.zoo  # noqa: F401
-'''
+"""
 # What the rl_zoo3 script does, without the current folder, which `python -c` puts first on the path.
 WHOSE_TRPO = """
 import sys
@@ -38,7 +39,7 @@ def hook_file() -> Path:
 
 def is_enabled() -> bool:
     """Whether our module is in place, not whether it takes effect (see :func:`status`)."""
-    return hook_file().is_file() and hook_file().read_text() == CONTENT
+    return hook_file().is_file() and hook_file().read_text().startswith(MARK)
 
 
 def enable() -> str:

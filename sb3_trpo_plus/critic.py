@@ -39,12 +39,14 @@ def fit_critic(
     policy.optimizer.zero_grad()
     for rollout in (minibatch for _ in range(n_epochs) for minibatch in rollout_buffer.get(batch_size)):
         loss = F.mse_loss(rollout.returns, policy.predict_values(rollout.observations).flatten())
+        if not loss.requires_grad:
+            break
         gradients = th.autograd.grad(loss, critic_parameters, allow_unused=True)
         norm = th.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
         if not th.isfinite(loss + norm):
             warnings.warn(
                 f"The critic's fit stopped early: a minibatch has loss {loss.item():.3g} and gradient norm {norm.item():.3g}. "
-                "Very large returns are the usual cause: normalise the rewards (VecNormalize) or lower learning_rate"
+                "Look for very large returns or observations (VecNormalize scales both), or lower learning_rate"
             )
             break
         losses.append(loss.item())

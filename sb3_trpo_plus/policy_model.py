@@ -54,16 +54,23 @@ def kl_divergence(old: Distribution, new: Distribution) -> th.Tensor:
     return th.stack([kl_per_state(one, other) for one, other in pairs]).sum(dim=0)
 
 
-def entropy(distribution: Distribution, log_prob: th.Tensor) -> th.Tensor:
+def entropy(distribution: Distribution, log_prob: th.Tensor, old_log_prob: th.Tensor) -> th.Tensor:
     """
-    Mean entropy, estimated from the taken actions where it has no closed form (squashed distributions), as SB3's PPO does.
+    Mean entropy, exact or, where it has no closed form (squashed distributions), estimated from the taken actions.
+
+    The estimate weighs the actions by the ratio of the policies, since those of the old policy alone say nothing of how the
+    new one's entropy changes; the mean of the old log-probabilities is a baseline against its variance.
 
     :param distribution: for a batch of states
     :param log_prob: of the actions taken there, shape (states,)
+    :param old_log_prob: of the same actions under the policy that took them, shape (states,)
     :return: scalar, nats, of the whole action (differential for continuous actions)
     """
     exact = distribution.entropy()
-    return -log_prob.mean() if exact is None else exact.mean()
+    if exact is not None:
+        return exact.mean()
+    baseline = old_log_prob.mean()
+    return -(th.exp(log_prob - old_log_prob) * (log_prob - baseline)).mean() - baseline
 
 
 def actor_gradient(policy: ActorCriticPolicy, objective: th.Tensor) -> tuple[list[th.nn.Parameter], th.Tensor]:
@@ -115,26 +122,37 @@ def first_not_finite(rollout_buffer: RolloutBuffer) -> str | None:
     :param rollout_buffer: full, with returns and advantages
     :return: words for the first such part, None when the update can use all of it
     """
-    if np.isfinite(rollout_buffer.advantages).all() and np.isfinite(rollout_buffer.log_probs).all():
-        return None
     observations = rollout_buffer.observations
     named = list(observations.items()) if isinstance(observations, dict) else [("", observations)]
     parts = [(f"observations {key}".strip(), data) for key, data in named]
     parts += [("log-probabilities of the actions", rollout_buffer.log_probs), ("rewards", rollout_buffer.rewards)]
     parts += [("values", rollout_buffer.values), ("advantages", rollout_buffer.advantages)]
-    return next(name for name, data in parts if not np.isfinite(data).all())
+    return next((name for name, data in parts if not np.isfinite(data).all()), None)
 
 
 @th.no_grad()
 def refresh_running_statistics(policy: ActorCriticPolicy, rollout_buffer: RolloutBuffer) -> None:
     """
-    Let batch norm layers of the actor see the rollout once, since the trust-region step itself leaves them as they are.
+    Let batch norm layers of the actor see the rollout once, since neither the step nor the critic's fit moves them.
 
     :param policy: in training mode
     :param rollout_buffer: full
     """
     if any(isinstance(module, th.nn.modules.batchnorm._BatchNorm) for module in policy.modules()):
         policy.get_distribution(next(rollout_buffer.get(batch_size=None)).observations)
+
+
+def hold_actor(policy: ActorCriticPolicy, actor_parameters: Sequence[th.nn.Parameter]) -> None:
+    """
+    Put the layers that hold the actor's parameters in evaluation mode: their running statistics then stay as they are.
+
+    :param policy: the layers of which are looked at one by one
+    :param actor_parameters: as :func:`actor_gradient` found them
+    """
+    actor = {id(parameter) for parameter in actor_parameters}
+    for module in policy.modules():
+        if any(id(parameter) in actor for parameter in module.parameters(recurse=False)):
+            module.training = False
 
 
 def _components(distribution: Distribution) -> Sequence[td.Distribution]:

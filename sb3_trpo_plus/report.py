@@ -1,16 +1,18 @@
 """Evaluate an agent that RL Zoo trained, and draw its learning curve."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
-import gymnasium as gym
 import numpy as np
+import yaml
 from huggingface_sb3 import EnvironmentName
 from matplotlib import pyplot as plt
 from rl_zoo3 import ALGOS, create_test_env, get_saved_hyperparams
+from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import get_model_path
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import load_results
@@ -65,18 +67,23 @@ def main(arguments: list[str] | None = None) -> None:
     for module in args.gym_packages:
         __import__(module)
 
-    _, model_path, log_path = get_model_path(args.exp_id, args.folder, args.algo, args.env)
-    hyperparams, stats_path = get_saved_hyperparams(str(Path(log_path) / args.env), test_mode=True)
+    try:
+        _, model_path, log_path = get_model_path(args.exp_id, args.folder, args.algo, args.env)
+    except (AssertionError, ValueError) as error:
+        sys.exit(f"{error}: train first, with `sb3-trpo-plus train --algo {args.algo} --env {args.env} -f {args.folder}`")
+    saved = Path(log_path) / args.env
+    hyperparams, stats_path = get_saved_hyperparams(str(saved), test_mode=True)
+    trained_with = yaml.load((saved / "args.yml").read_text(), yaml.UnsafeLoader)  # as RL Zoo itself reads it
     env = create_test_env(
         args.env.gym_id,
         stats_path=stats_path,
         seed=args.seed,
         should_render=False,
+        env_kwargs={**hyperparams.pop("env_kwargs", {}), **(trained_with["env_kwargs"] or {})},
         hyperparams=hyperparams,
-        env_kwargs=hyperparams.pop("env_kwargs", None),
     )
     model = ALGOS[args.algo].load(model_path, device="cpu")
-    deterministic = "AtariEnv" not in str(gym.spec(args.env.gym_id).entry_point)
+    deterministic = not (ExperimentManager.is_atari(args.env.gym_id) or ExperimentManager.is_minigrid(args.env.gym_id))
     returns, _ = evaluate_policy(model, env, args.n_episodes, deterministic, return_episode_rewards=True)
     picture = Path(log_path) / "learning_curve.png"
     learning_curve(Path(log_path), f"{args.algo.upper()} on {args.env.gym_id}", picture)

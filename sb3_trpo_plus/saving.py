@@ -10,7 +10,9 @@ import io
 import json
 import pathlib
 import pickle
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -23,7 +25,11 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 ModelFile = str | pathlib.Path | io.BufferedIOBase
 
-NEEDED = ("policy_class", "policy_kwargs", "observation_space", "action_space", "learning_rate")
+# Without these a model would act or learn otherwise than the saved one; the rest is state that learn() makes anew.
+NEEDED = (
+    "policy_class", "policy_kwargs", "observation_space", "action_space", "learning_rate", "rollout_buffer_class",
+    "rollout_buffer_kwargs",
+)  # fmt: skip
 NUMPY_CORE = "numpy._core" if int(np.__version__.split(".")[0]) >= 2 else "numpy.core"
 
 
@@ -36,7 +42,7 @@ def read_objects(
     :param path: path of the zip, ``.zip`` may be left out, or an open binary file, whose position is kept
     :param algorithm: name of the algorithm that is to load it
     :param attributes: names that the data of this algorithm has and the others' lack
-    :param custom_objects: objects to take in place of those in the file
+    :param custom_objects: objects to take in place of those in the file, which are then not read
     :return: ``custom_objects``, and the file's own for every other name that is pickled in it
     :raises FileNotFoundError: there is no such file
     :raises ValueError: the file is not a whole model zip, is another algorithm's, or has an object that can't be read
@@ -60,27 +66,35 @@ def read_objects(
                         f"{_name(path)}: its {name} ({value.get(':type:')}) can't be read here ({error}). "
                         f"Pass another one: load(..., custom_objects={{'{name}': ...}})"
                     ) from error
+                warnings.warn(f"{_name(path)}: its {name} can't be read here ({error}) and is left out")
                 objects[name] = None
     return objects
 
 
-def load_vec_normalize(path: str | pathlib.Path, venv: VecEnv) -> VecNormalize:
+def find(path: ModelFile) -> ModelFile:
+    """RL Zoo keeps a folder beside each zip that has its name without ``.zip``: leaving that out must not find the folder."""
+    if isinstance(path, (str, pathlib.Path)) and pathlib.Path(path).is_dir() and pathlib.Path(f"{path}.zip").is_file():
+        return pathlib.Path(f"{path}.zip")
+    return path
+
+
+def load_vec_normalize(load_path: str | pathlib.Path, venv: VecEnv) -> VecNormalize:
     """
     Load the statistics that ``VecNormalize.save`` wrote, with Gym's spaces or Gymnasium's.
 
-    :param path: path of the file
+    :param load_path: path of the file
     :param venv: environments to wrap
     :return: the wrapped environments
     :raises ValueError: the file holds something else, or can't be read
     """
-    with open(path, "rb") as file:
+    with open(load_path, "rb") as file:
         unpickler = _Unpickler(file)
         try:
             loaded = unpickler.load()
         except Exception as error:
-            raise ValueError(f"{path} can't be read as VecNormalize statistics: {error}") from error
+            raise ValueError(f"{load_path} can't be read as VecNormalize statistics: {error}") from error
     if not isinstance(loaded, VecNormalize):
-        raise ValueError(f"{path} holds a {type(loaded).__name__}, not VecNormalize statistics")
+        raise ValueError(f"{load_path} holds a {type(loaded).__name__}, not VecNormalize statistics")
     if unpickler.found_gym:
         loaded.observation_space = _rebuild_space(loaded.observation_space)
         loaded.action_space = _rebuild_space(loaded.action_space)
@@ -101,7 +115,7 @@ def _read_data(path: ModelFile) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(file) as archive:
             # Of a file that was cut off, zipfile may find a whole archive inside: each .pth member is one.
-            lacking = {"data", "policy.pth"} - set(archive.namelist())
+            lacking = {"data", "policy.pth", "policy.optimizer.pth"} - set(archive.namelist())
             if lacking:
                 raise zipfile.BadZipFile(f"it has no {' and no '.join(sorted(lacking))}")
             damaged = archive.testzip()
@@ -109,7 +123,7 @@ def _read_data(path: ModelFile) -> dict[str, Any]:
                 raise zipfile.BadZipFile(f"its {damaged} is damaged")
             data: dict[str, Any] = json.loads(archive.read("data"))
             return data
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
         raise ValueError(
             f"{_name(path)} is not a whole saved model ({error}): it was cut off, damaged or is something else, get it again"
         ) from error
@@ -121,10 +135,10 @@ def _read_data(path: ModelFile) -> dict[str, Any]:
 
 
 def _unpickle(pickled: bytes, type_name: str) -> Any:
-    if "function" in type_name:
-        saved = _FunctionUnpickler(io.BytesIO(pickled)).load()
-        schedule = _as_schedule(saved)
-        return schedule if schedule is not None else pickle.loads(pickled)
+    if type_name == "<class 'function'>":
+        schedule = _former_schedule(pickled)
+        if schedule is not None:
+            return schedule
     unpickler = _Unpickler(io.BytesIO(pickled))
     loaded = unpickler.load()
     return _rebuild_space(loaded) if unpickler.found_gym and isinstance(loaded, spaces.Space) else loaded
@@ -168,16 +182,12 @@ class _SavedFunction:
 
     def __init__(self, code: tuple[Any, ...], *_: Any) -> None:
         self.free_variables: tuple[str, ...] = code[-2]
-        self.qualified_name = ""
+        self.name = ""
         self.cells: tuple[Any, ...] = ()
 
     def set_state(self, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
-        self.qualified_name = state[1].get("__qualname__", "")
+        self.name = f"{state[1].get('__module__')}:{state[1].get('__qualname__')}"
         self.cells = state[1].get("__closure__") or ()
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        return dict(zip(self.free_variables, self.cells, strict=True))
 
 
 class _FunctionUnpickler(_Unpickler):
@@ -197,18 +207,37 @@ class _FunctionUnpickler(_Unpickler):
         return super().find_class(module, name)
 
 
-def _as_schedule(saved: Any) -> Schedule | None:
+# By module, name and free variables: users have closures of the same names that do something else.
+FORMER_SCHEDULES: dict[tuple[str, tuple[str, ...]], Callable[..., Any]] = {
+    ("stable_baselines3.common.utils:constant_fn.<locals>.func", ("val",)): ConstantSchedule,
+    ("stable_baselines3.common.utils:get_linear_fn.<locals>.func", ("end", "end_fraction", "start")): (
+        lambda end, end_fraction, start: LinearSchedule(start, end, end_fraction)
+    ),
+    ("stable_baselines3.common.utils:get_schedule_fn.<locals>.<lambda>", ("value_schedule",)): lambda schedule: schedule,
+    **{
+        (f"{module}:linear_schedule.<locals>.func", (variable,)): lambda initial: LinearSchedule(initial, 0.0, 1.0)
+        for module in ("utils.utils", "rl_zoo3.utils")
+        for variable in ("initial_value", "initial_value_")
+    },
+}
+
+
+def _former_schedule(pickled: bytes) -> Schedule | None:
     """The schedule object that does what one of SB3's or RL Zoo's former closures did; None for any other function."""
+    try:
+        saved = _FunctionUnpickler(io.BytesIO(pickled)).load()
+    except Exception:
+        # A function that closes over more than those did.
+        return None
+    return _as_schedule(saved)
+
+
+def _as_schedule(saved: Any) -> Schedule | None:
     if not isinstance(saved, _SavedFunction):
-        return saved if callable(saved) else None
-    variables = saved.variables
-    values = list(variables.values())
-    if saved.qualified_name == "constant_fn.<locals>.func":
-        return ConstantSchedule(*values)
-    if saved.qualified_name == "linear_schedule.<locals>.func":
-        return LinearSchedule(values[0], end=0.0, end_fraction=1.0)
-    if saved.qualified_name == "get_linear_fn.<locals>.func":
-        return LinearSchedule(**variables)
-    if saved.qualified_name == "get_schedule_fn.<locals>.<lambda>":
-        return _as_schedule(*values)
-    return None
+        return saved if isinstance(saved, (ConstantSchedule, LinearSchedule)) else None
+    make = FORMER_SCHEDULES.get((saved.name, saved.free_variables))
+    if make is None:
+        return None
+    cells = [_as_schedule(cell) if isinstance(cell, _SavedFunction) else cell for cell in saved.cells]
+    schedule: Schedule | None = None if None in cells else make(*cells)
+    return schedule

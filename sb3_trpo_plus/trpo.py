@@ -4,6 +4,8 @@ import io
 import math
 import pathlib
 import warnings
+from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -161,14 +163,17 @@ class TRPO(OnPolicyAlgorithm):
         Both are left as they are, with a warning that names the cause, where their numbers are not finite.
         """
         self._update_learning_rate(self.policy.optimizer)
-        self._n_updates += 1
         broken = policy_model.first_not_finite(self.rollout_buffer)
         if broken is not None:
-            warnings.warn(f"This update was skipped, nothing was changed: the rollout's {broken} are not all finite")
+            reason = f"the rollout's {broken} are not all finite"
+            warnings.warn(f"This update was skipped, nothing was changed: {reason}")
+            self.logger.record("train/is_line_search_success", 0.0)
+            self.logger.record("train/line_search_outcome", reason, exclude="tensorboard")
             return
 
         actor_parameters = self._improve_policy()
         self._fit_critic(actor_parameters)
+        self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _improve_policy(self) -> list[th.nn.Parameter]:
@@ -180,13 +185,13 @@ class TRPO(OnPolicyAlgorithm):
         # The trust region is one around the policy that collected the data, which had no dropout.
         self.policy.set_training_mode(False)
         rollout = next(self.rollout_buffer.get(batch_size=None))
-        observations = policy_model.every(rollout.observations, self.sub_sampling_factor)
-        actions, old_log_prob, advantages = (
-            data[:: self.sub_sampling_factor] for data in (rollout.actions, rollout.old_log_prob, rollout.advantages)
-        )
+        k = self.sub_sampling_factor
+        observations = policy_model.every(rollout.observations, k)
+        actions, old_log_prob, advantages = rollout.actions[::k], rollout.old_log_prob[::k], rollout.advantages[::k]
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().flatten()
-        advantages_equal = bool(advantages.max() - advantages.min() <= 1e-6 * advantages.abs().max())
+        spread = advantages.max() - advantages.min()
+        advantages_equal = len(advantages) > 1 and bool(spread <= 1e-6 * advantages.abs().max())
         if advantages_equal:
             # Normalising them would turn rounding errors into advantages of size one.
             advantages = th.zeros_like(advantages)
@@ -198,7 +203,7 @@ class TRPO(OnPolicyAlgorithm):
             log_prob = distribution.log_prob(actions)
             objective = (th.exp(log_prob - old_log_prob) * advantages).mean()
             if self.ent_coef != 0.0:
-                objective = objective + self.ent_coef * policy_model.entropy(distribution, log_prob)
+                objective = objective + self.ent_coef * policy_model.entropy(distribution, log_prob, old_log_prob)
             return objective
 
         old = policy_model.action_distribution(self.policy, observations)
@@ -235,12 +240,13 @@ class TRPO(OnPolicyAlgorithm):
             cause = "all advantages of the rollout are equal" if advantages_equal else report.reason
             warnings.warn(f"This policy update was skipped, the policy stays as it was: {cause}")
         self._log_step(report)
-        self.logger.record("train/entropy", policy_model.entropy(old, old_log_prob).item())
+        self.logger.record("train/entropy", policy_model.entropy(old, old_log_prob, old_log_prob).item())
         return actor_parameters
 
     def _fit_critic(self, actor_parameters: list[th.nn.Parameter]) -> None:
         self.policy.set_training_mode(True)
         policy_model.refresh_running_statistics(self.policy, self.rollout_buffer)
+        policy_model.hold_actor(self.policy, actor_parameters)
         value_loss = fit_critic(self.policy, self.rollout_buffer, actor_parameters, self.n_critic_updates, self.batch_size)
         if value_loss is not None:
             self.logger.record("train/value_loss", value_loss)
@@ -269,24 +275,25 @@ class TRPO(OnPolicyAlgorithm):
         :raises ValueError: an argument is out of its range
         :raises AssertionError: the rollout is too short to normalise its advantages
         """
-        ranges = {
-            "target_kl": (self.target_kl > 0, "positive"),
-            "cg_damping": (self.cg_damping >= 0, "at least 0"),
-            "cg_residual_tol": (self.cg_residual_tol >= 0, "at least 0"),
-            "cg_max_steps": (self.cg_max_steps >= 1, "at least 1"),
-            "line_search_shrinking_factor": (0 < self.line_search_shrinking_factor < 1, "between 0 and 1, both excluded"),
-            "line_search_max_iter": (self.line_search_max_iter >= 1, "at least 1"),
-            "n_steps": (self.n_steps >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "n_critic_updates": (self.n_critic_updates >= 0, "at least 0"),
-            "sub_sampling_factor": (self.sub_sampling_factor >= 1, "at least 1"),
-            "fisher_sub_sampling_factor": (self.fisher_sub_sampling_factor >= 1, "at least 1"),
-            "ent_coef": (self.ent_coef >= 0, "at least 0"),
+        positive, at_least_0, at_least_1 = (lambda x: x > 0), (lambda x: x >= 0), (lambda x: x >= 1)
+        ranges: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
+            "target_kl": (Real, positive, "a positive number"),
+            "cg_damping": (Real, at_least_0, "a number of at least 0"),
+            "cg_residual_tol": (Real, at_least_0, "a number of at least 0"),
+            "ent_coef": (Real, at_least_0, "a number of at least 0"),
+            "line_search_shrinking_factor": (Real, lambda x: 0 < x < 1, "a number between 0 and 1, both excluded"),
+            "cg_max_steps": (Integral, at_least_1, "an integer of at least 1"),
+            "line_search_max_iter": (Integral, at_least_1, "an integer of at least 1"),
+            "n_steps": (Integral, at_least_1, "an integer of at least 1"),
+            "batch_size": (Integral, at_least_1, "an integer of at least 1"),
+            "sub_sampling_factor": (Integral, at_least_1, "an integer of at least 1"),
+            "fisher_sub_sampling_factor": (Integral, at_least_1, "an integer of at least 1"),
+            "n_critic_updates": (Integral, at_least_0, "an integer of at least 0"),
         }
-        for name, (in_range, allowed) in ranges.items():
+        for name, (kind, in_range, allowed) in ranges.items():
             value = getattr(self, name)
-            if not (in_range and math.isfinite(value)):
-                raise ValueError(f"{name} must be {allowed}, but it is {value}")
+            if not (isinstance(value, kind) and math.isfinite(value) and in_range(value)):
+                raise ValueError(f"{name} must be {allowed}, but it is {value!r}")
 
         rollout_size = self.n_steps * self.n_envs
         samples = math.ceil(rollout_size / self.sub_sampling_factor)
@@ -339,5 +346,8 @@ class TRPO(OnPolicyAlgorithm):
         :raises FileNotFoundError: there is no such file
         :raises ValueError: the file is damaged, was saved by another algorithm, or holds an object that can't be read
         """
-        objects = saving.read_objects(path, cls.__name__, ("cg_max_steps", "line_search_max_iter"), custom_objects)
+        path = saving.find(path)
+        # SB3 compares the stored policy_kwargs with those given, so the stored ones must be read all the same.
+        replaced = {name: value for name, value in kwargs.items() if name != "policy_kwargs"} | (custom_objects or {})
+        objects = saving.read_objects(path, cls.__name__, ("cg_max_steps", "line_search_max_iter"), replaced)
         return super().load(path, env, device, objects, print_system_info, force_reset, **kwargs)

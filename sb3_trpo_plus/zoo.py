@@ -5,6 +5,7 @@ That is the contract of RL Zoo's ``--gym-packages sb3_trpo_plus.zoo``, and of th
 where there is one (see :mod:`sb3_trpo_plus.activation`).
 """
 
+import importlib
 import inspect
 from functools import wraps
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 import optuna
 from rl_zoo3 import ALGOS
-from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER, convert_onpolicy_params, sample_trpo_params
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_trpo_plus
 from sb3_trpo_plus import TRPO, saving
 
+MARK = "_reads_the_files_of_sb3_trpo_plus"
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"trpo": TRPO}
 
 
@@ -37,6 +38,11 @@ def hyperparams_file(algo: str) -> Path:
         if file.is_file():
             return file
     raise FileNotFoundError(f"{package} has no hyperparams/{algo}.yml: install sb3-trpo-plus again")
+
+
+def whose(algo: str) -> str:
+    """One line that tells whose algorithm a run uses."""
+    return f"{ALGORITHMS[algo].__name__} of sb3_trpo_plus {sb3_trpo_plus.__version__} (not of sb3_contrib)"
 
 
 def sample_hyperparams(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
@@ -66,8 +72,11 @@ def register() -> None:
         HYPERPARAMS_CONVERTER[algo] = convert_onpolicy_params
     # RL Zoo reads statistics through this name only; ours reads the files of the Gym years too.
     setattr(VecNormalize, "load", staticmethod(saving.load_vec_normalize))  # noqa: B010
-    if not hasattr(ExperimentManager.__init__, "__wrapped__"):
-        setattr(ExperimentManager, "__init__", _with_our_files(ExperimentManager.__init__))  # noqa: B010
+    # Not there yet where RL Zoo imports custom_envs from this very module; RL Zoo's commands import it later than that.
+    manager = getattr(importlib.import_module("rl_zoo3.exp_manager"), "ExperimentManager", None)
+    if manager is not None and not hasattr(manager, MARK):
+        manager.__init__ = _with_our_files(manager.__init__)
+        setattr(manager, MARK, True)
 
 
 def _with_our_files(original: Any) -> Any:
@@ -81,7 +90,7 @@ def _with_our_files(original: Any) -> Any:
         if algo in ALGORITHMS:
             if call.arguments.get("config") is None:
                 call.arguments["config"] = str(hyperparams_file(algo))
-            print(f"{ALGOS[algo].__name__} of sb3_trpo_plus {sb3_trpo_plus.__version__} (not of sb3_contrib)")
+            print(whose(algo))
         original(*call.args, **call.kwargs)
 
     return initialise

@@ -72,11 +72,6 @@ def parameters_of(model: Any) -> dict[str, th.Tensor]:
     return {name: value.detach().clone() for name, value in model.policy.named_parameters()}
 
 
-def to_double(model: Any) -> Any:
-    model.policy.double()
-    return model
-
-
 @pytest.fixture(scope="session")
 def zoo_agents() -> Path:
     folder = SHARED / "data" / "zoo_agents"
@@ -86,17 +81,17 @@ def zoo_agents() -> Path:
 
 
 @pytest.fixture
-def spy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
-    """Let a function run as it is, and keep what it returns."""
+def spy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[dict[str, Any], Any]]]:
+    """Let a function run as it is, and keep its keyword arguments and what it returns."""
 
-    def install(module: Any, name: str) -> list[Any]:
-        original, returned = getattr(module, name), []
+    def install(module: Any, name: str) -> list[tuple[dict[str, Any], Any]]:
+        original, calls = getattr(module, name), []
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            returned.append(original(*args, **kwargs))
-            return returned[-1]
+            calls.append((kwargs, original(*args, **kwargs)))
+            return calls[-1][1]
 
         monkeypatch.setattr(module, name, call)
-        return returned
+        return calls
 
     return install

@@ -123,7 +123,9 @@ def test_status_tells_when_the_opt_in_has_no_effect(environment: Environment) ->
 
 
 def test_package_that_is_gone_leaves_rl_zoo_working(environment: Environment) -> None:
-    (environment.site_packages / "custom_envs.py").write_text(activation.CONTENT.replace("sb3_trpo_plus", "sb3_trpo_gone"))
+    (environment.site_packages / "custom_envs.py").write_text(
+        activation.CONTENT.replace("import sb3_trpo_plus", "import sb3_trpo_gone")
+    )
     try:
         assert "Saving to logs" in environment.run("rl_zoo3", *TRAIN)
     finally:

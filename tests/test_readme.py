@@ -11,13 +11,23 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
 def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(examples) == 2
-    for example in examples:
-        exec(example, {})
+    train, load, _ = EXAMPLES
+    exec(train, {})
     assert (tmp_path / "cartpole.zip").is_file()
+    exec(load, {})
+
+
+def test_example_with_an_old_model_runs(
+    zoo_agents: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(zoo_agents)
+    exec(EXAMPLES[2], {})
+    assert float(re.findall(r"[\d.]+", capsys.readouterr().out.replace("np.float64", ""))[0]) > 3400
 
 
 def test_benchmark_table_is_current() -> None:

@@ -1,6 +1,7 @@
 """Saved models: round trips, sb3-contrib's files, RL Zoo's published agents of 2021, and damaged files."""
 
 import copy
+import functools
 import io
 import pickle
 import random
@@ -19,6 +20,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common import utils
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -171,12 +173,37 @@ def linear_schedule(initial_value: float) -> Any:
     def func(progress_remaining: float) -> float:
         return progress_remaining * initial_value
 
+    func.__module__ = "rl_zoo3.utils"
+    return func
+
+
+def users_linear_schedule(initial_value: float, final_value: float) -> Any:
+    def func(progress_remaining: float) -> float:
+        return final_value + progress_remaining * (initial_value - final_value)
+
+    func.__qualname__, func.__module__ = "linear_schedule.<locals>.func", "utils.utils"
+    return func
+
+
+def users_constant_fn(val: float) -> Any:
+    def func(progress_remaining: float) -> float:
+        return val * progress_remaining**2
+
+    func.__qualname__ = "constant_fn.<locals>.func"
+    return func
+
+
+def users_partial(value: float) -> Any:
+    power = functools.partial(pow, exp=2)
+
+    def func(progress_remaining: float) -> float:
+        return value * power(progress_remaining)
+
     return func
 
 
 def by_value(function: Any) -> bytes:
     """The function as cloudpickle writes one that can't be imported: bytecode, closure and all."""
-    function.__module__ = "__main__"
     return cloudpickle.dumps(function)
 
 
@@ -199,10 +226,20 @@ def test_former_closures_of_schedules_become_schedule_objects(make_schedule: Any
         assert translated(progress) == pytest.approx(function(progress), rel=1e-12)
 
 
-def test_schedule_of_the_users_own_survives(tmp_path: Path) -> None:
-    model = make(learning_rate=lambda progress: 1e-3 * progress**2)
-    model.save(tmp_path / "model.zip")
-    assert TRPO.load(tmp_path / "model.zip").lr_schedule(0.5) == pytest.approx(2.5e-4)
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda progress: 1e-3 * progress**2,
+        users_linear_schedule(1e-3, 1e-4),
+        users_constant_fn(1e-3),
+        users_partial(1e-3),
+    ],
+)
+@pytest.mark.parametrize("saver", [TRPO, sb3_contrib.TRPO])
+def test_schedules_of_the_users_own_survive_whatever_they_are_called(schedule: Any, saver: Any, tmp_path: Path) -> None:
+    make(cls=saver, learning_rate=schedule).save(tmp_path / "model.zip")
+    loaded = TRPO.load(tmp_path / "model.zip")
+    assert [loaded.lr_schedule(p) for p in (1.0, 0.5, 0.1)] == pytest.approx([schedule(p) for p in (1.0, 0.5, 0.1)])
 
 
 GYM_SPACES = [
@@ -235,7 +272,7 @@ def test_custom_objects_of_the_caller_come_first(tmp_path: Path) -> None:
 def test_arguments_can_be_changed_on_loading_and_are_checked(tmp_path: Path) -> None:
     make().save(tmp_path / "model.zip")
     assert TRPO.load(tmp_path / "model.zip", target_kl=0.05).target_kl == 0.05
-    with pytest.raises(ValueError, match=r"target_kl must be positive, but it is -1"):
+    with pytest.raises(ValueError, match=r"target_kl must be a positive number, but it is -1"):
         TRPO.load(tmp_path / "model.zip", target_kl=-1)
 
 
@@ -266,7 +303,7 @@ def test_damaged_file_is_an_error_that_says_so(tmp_path: Path) -> None:
 
 def test_zip_of_something_else_is_an_error_that_says_so(tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "other"), "zip", Path(__file__).parent / "trust_region")
-    with pytest.raises(ValueError, match=r"not a whole saved model .it has no data and no policy\.pth"):
+    with pytest.raises(ValueError, match=r"not a whole saved model .it has no data and no policy"):
         TRPO.load(tmp_path / "other.zip")
 
 
@@ -285,11 +322,55 @@ def test_object_that_cannot_be_read_is_named_with_the_way_out(tmp_path: Path, mo
     model.note = Forgotten(random_env())
     model.save(tmp_path / "model.zip")
     monkeypatch.delattr("tests.test_saving.Forgotten")
-    assert TRPO.load(tmp_path / "model.zip").note is None
+    with pytest.warns(UserWarning, match="its note can't be read here"):
+        assert TRPO.load(tmp_path / "model.zip").note is None
     monkeypatch.delattr(utils, "LinearSchedule")
     with pytest.raises(ValueError, match=r"its learning_rate .* custom_objects=\{'learning_rate': \.\.\.\}"):
         TRPO.load(tmp_path / "model.zip")
-    assert TRPO.load(tmp_path / "model.zip", custom_objects={"learning_rate": 1e-3}).learning_rate == 1e-3
+    for given in ({"custom_objects": {"learning_rate": 1e-3}}, {"learning_rate": 1e-3}):
+        with pytest.warns(UserWarning, match="note"):
+            assert TRPO.load(tmp_path / "model.zip", **given).learning_rate == 1e-3
+
+
+class ForgottenBuffer(RolloutBuffer):
+    """A class that is gone when its pickle is read."""
+
+
+def test_lost_rollout_buffer_class_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(rollout_buffer_class=ForgottenBuffer).save(tmp_path / "model.zip")
+    monkeypatch.delattr("tests.test_saving.ForgottenBuffer")
+    with pytest.raises(ValueError, match="its rollout_buffer_class"):
+        TRPO.load(tmp_path / "model.zip")
+
+
+def test_stored_policy_kwargs_are_still_compared(tmp_path: Path) -> None:
+    make(policy_kwargs={"net_arch": [8], "activation_fn": th.nn.ReLU}).save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match="policy kwargs"):
+        TRPO.load(tmp_path / "model.zip", policy_kwargs={"net_arch": [9], "activation_fn": th.nn.ReLU})
+
+
+def test_zip_may_be_left_out_where_rl_zoo_has_a_folder_of_that_name(tmp_path: Path) -> None:
+    make().save(tmp_path / "model.zip")
+    (tmp_path / "model").mkdir()
+    assert isinstance(TRPO.load(tmp_path / "model"), TRPO)
+    assert isinstance(TRPO.load(str(tmp_path / "model")), TRPO)
+
+
+def test_damaged_compressed_file_is_an_error_that_says_so(tmp_path: Path) -> None:
+    make().save(tmp_path / "model.zip")
+    with (
+        zipfile.ZipFile(tmp_path / "model.zip") as archive,
+        zipfile.ZipFile(tmp_path / "small.zip", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in archive.namelist():
+            small.writestr(name, archive.read(name))
+        position = small.getinfo("policy.pth").header_offset
+    assert isinstance(TRPO.load(tmp_path / "small.zip"), TRPO)
+    damaged = bytearray((tmp_path / "small.zip").read_bytes())
+    damaged[position + 200] ^= 0xFF
+    (tmp_path / "small.zip").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"small\.zip' is not a whole saved model"):
+        TRPO.load(tmp_path / "small.zip")
 
 
 def test_statistics_round_trip_and_wrong_files(tmp_path: Path) -> None:

@@ -107,21 +107,29 @@ def test_critics_fit_does_not_move_what_it_shares_with_the_actor(monkeypatch: py
     assert moved["critic"] == {name for name in before if "value" in name}
 
 
-def test_dropout_is_off_in_the_trust_region_and_batch_norm_follows_the_data(spy: Callable[..., list[Any]]) -> None:
-    kwargs = {"features_extractor_class": SharedExtractor, "features_extractor_kwargs": {"batch_norm": True, "dropout": 0.5}}
-    model = collect(make(policy_kwargs=kwargs))
-    reports = spy(sb3_trpo_plus.trpo, "trust_region_step")
-    statistics = model.policy.features_extractor.net[2].running_mean.clone()
-    objective = []
-    with th.no_grad():
-        rollout = next(model.rollout_buffer.get())
-        log_prob = policy_log_prob(model, rollout.observations, rollout.actions)
-        objective.append((log_prob - rollout.old_log_prob).abs().max().item())
+BATCH_NORM = {"features_extractor_class": SharedExtractor, "features_extractor_kwargs": {"batch_norm": True, "dropout": 0.5}}
+
+
+def test_dropout_is_off_in_the_trust_region(spy: Callable[..., list[Any]]) -> None:
+    """Then all ratios are 1 before the step, and the surrogate is the mean of the normalised advantages, which is 0."""
+    model = collect(make(policy_kwargs=BATCH_NORM))
+    calls = spy(sb3_trpo_plus.trpo, "trust_region_step")
     model.train()
-    assert objective[0] < 1e-4, "the policy of the update is the one that collected the data"
-    assert reports[0].accepted
-    assert reports[0].mean_kl <= model.target_kl
-    assert not th.equal(model.policy.features_extractor.net[2].running_mean, statistics)
+    assert abs(calls[0][1].surrogate_old) < 1e-5
+    assert calls[0][1].accepted
+
+
+@pytest.mark.parametrize("share_features_extractor", [True, False])
+def test_batch_norm_of_the_actor_follows_the_data_but_not_the_critics_fit(share_features_extractor: bool) -> None:
+    model = collect(make(policy_kwargs={**BATCH_NORM, "share_features_extractor": share_features_extractor}))
+    observations = model.rollout_buffer.to_torch(model.rollout_buffer.observations.reshape(-1, 4))
+    norm = model.policy.pi_features_extractor.net[2]
+    model.train()
+    # One pass with momentum 0.1, from a mean of 0, of the layer before it; the fit's many passes would have gone further.
+    inputs = model.policy.pi_features_extractor.net[1](observations).mean(dim=0)
+    th.testing.assert_close(norm.running_mean, 0.1 * inputs, rtol=1e-3, atol=1e-5)
+    critics = model.policy.vf_features_extractor.net[2]
+    assert th.equal(critics.running_mean, norm.running_mean) == share_features_extractor
 
 
 def policy_log_prob(model: TRPO, observations: Any, actions: th.Tensor) -> th.Tensor:
@@ -147,7 +155,6 @@ def test_a_thousand_updates_keep_their_promises() -> None:
     for name in DISTRIBUTIONS:
         policy_kwargs = {"net_arch": [8], **DISTRIBUTIONS[name][1].get("policy_kwargs", {})}
         model = collect(make(name, n_steps=32, batch_size=32, n_critic_updates=0, policy_kwargs=policy_kwargs))
-        rollout = None
 
         def surrogate(model: TRPO, rollout: Any) -> float:
             advantages = (rollout.advantages - rollout.advantages.mean()) / (rollout.advantages.std() + 1e-8)
@@ -190,24 +197,55 @@ def test_sub_sampling_uses_what_it_says(option: dict[str, int], monkeypatch: pyt
     assert set(line_search) == {64 if whole else 16}
 
 
-def test_entropy_bonus_is_in_the_surrogate() -> None:
-    """With advantages that are all equal the bonus alone is left, and an update raises the entropy."""
-    model = collect(make("discrete", ent_coef=0.1, n_critic_updates=0))
+@pytest.mark.parametrize("name", ["discrete", "box", "gsde_squashed"])
+def test_entropy_bonus_raises_the_entropy(name: str) -> None:
+    """With advantages that are all equal the bonus alone is left. Squashed actions have theirs sampled."""
+    model = make(name, ent_coef=1.0, n_critic_updates=0, n_steps=1024, batch_size=1024, sde_sample_freq=1)
+    collect(model)
     with th.no_grad():
-        model.policy.action_net.bias.copy_(th.tensor([1.0, 0.0, -1.0, 0.5]))
-    refill(model, np.random.default_rng(0))
+        model.policy.action_net.bias.copy_(th.linspace(-1, 1, len(model.policy.action_net.bias)))
+        if name == "gsde_squashed":
+            model.policy.log_std.fill_(-1.5)
+    collect(model)
+    observations = model.rollout_buffer.to_torch(model.rollout_buffer.observations.reshape(-1, 4))
+
+    def true_entropy() -> float:
+        with th.no_grad():
+            distribution = model.policy.get_distribution(observations)
+            exact = distribution.entropy()
+            if exact is not None:
+                return exact.mean().item()
+            th.manual_seed(0)
+            actions = [th.tanh(distribution.distribution.sample()) for _ in range(200)]
+            return -th.stack([distribution.log_prob(action) for action in actions]).mean().item()
+
+    before = true_entropy()
     model.rollout_buffer.advantages[:] = 0.3
-    observations = model.rollout_buffer.to_torch(model.rollout_buffer.observations)
-    before = model.policy.get_distribution(observations).entropy().mean()
     model.train()
-    assert model.policy.get_distribution(observations).entropy().mean() > before + 1e-3
+    assert true_entropy() > before + 1e-2
+
+
+def test_arguments_reach_the_step(spy: Callable[..., list[Any]]) -> None:
+    arguments = {
+        "cg_damping": 0.07, "cg_max_steps": 3, "cg_residual_tol": 0.2, "line_search_shrinking_factor": 0.6,
+        "line_search_max_iter": 4, "target_kl": 0.03,
+    }  # fmt: skip
+    calls = spy(sb3_trpo_plus.trpo, "trust_region_step")
+    collect(make(**arguments)).train()
+    assert calls[0][0] == {
+        "damping": 0.07, "cg_max_steps": 3, "cg_residual_tol": 0.2, "shrinking_factor": 0.6, "max_tries": 4, "max_kl": 0.03,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("normalize_advantage", [True, False])
-@pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
-def test_equal_advantages_skip_the_policy_update_with_one_warning(value: float, normalize_advantage: bool) -> None:
+@pytest.mark.parametrize(("value", "rounding"), [(0.0, 0.0), (0.1, 0.0), (1e6, 0.0), (0.1, 1e-8)])
+def test_equal_advantages_skip_the_policy_update_with_one_warning(
+    value: float, rounding: float, normalize_advantage: bool
+) -> None:
     model = collect(make(normalize_advantage=normalize_advantage))
     model.rollout_buffer.advantages[:] = value
+    model.rollout_buffer.advantages[::2] += rounding
+    assert (np.ptp(model.rollout_buffer.advantages) > 0) == (rounding > 0)
     before = parameters_of(model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -277,11 +315,11 @@ def test_critic_stops_before_a_loss_that_is_not_finite() -> None:
         ("line_search_shrinking_factor", 0.0), ("line_search_shrinking_factor", 1.0), ("cg_max_steps", 0),
         ("line_search_max_iter", 0), ("cg_residual_tol", -1e-3), ("ent_coef", -0.1), ("ent_coef", math.inf),
         ("sub_sampling_factor", 0), ("fisher_sub_sampling_factor", 0), ("n_critic_updates", -1), ("n_steps", 0),
-        ("batch_size", 0),
+        ("batch_size", 0), ("target_kl", None), ("cg_max_steps", "5"), ("sub_sampling_factor", 1.5), ("n_critic_updates", 2.5),
     ],
 )  # fmt: skip
 def test_argument_out_of_range_is_named_with_its_value(argument: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{argument} must be .*, but it is {value}"):
+    with pytest.raises(ValueError, match=f"{argument} must be .*, but it is {value!r}"):
         TRPO("MlpPolicy", "CartPole-v1", **{argument: value})  # type: ignore[arg-type]
 
 
@@ -307,22 +345,53 @@ LOGGED = {
 }  # fmt: skip
 
 
+def read_log(folder: Path) -> dict[str, str]:
+    with (folder / "progress.csv").open() as file:
+        return {key.removeprefix("train/"): value for key, value in list(csv.DictReader(file))[-1].items() if "train/" in key}
+
+
 def test_logs_have_the_documented_tags_and_true_numbers(tmp_path: Path, spy: Callable[..., list[Any]]) -> None:
-    model = make()
+    model = make(target_kl=0.03)
     model.set_logger(configure(str(tmp_path), ["csv"]))
-    reports = spy(sb3_trpo_plus.trpo, "trust_region_step")
-    model.learn(192)
-    with (tmp_path / "progress.csv").open() as file:
-        last = list(csv.DictReader(file))[-1]
-    assert {key.removeprefix("train/") for key in last if key.startswith("train/")} == LOGGED
+    calls = spy(sb3_trpo_plus.trpo, "trust_region_step")
+    model.learn(128)
+    std = model.policy.log_std.exp().mean().item()
+    model.logger.dump()
+    logged, report = read_log(tmp_path), calls[1][1]
+    assert logged.keys() == LOGGED
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     assert [tag for tag in LOGGED if f"`train/{tag}`" not in readme] == []
-    report = reports[1]
-    assert float(last["train/kl_mean"]) == pytest.approx(report.mean_kl)
-    assert float(last["train/kl_max"]) >= float(last["train/kl_mean"])
-    improvement = report.surrogate_new - report.surrogate_old
-    assert float(last["train/improvement_ratio"]) == pytest.approx(improvement / report.expected_improvement)
-    assert float(last["train/entropy"]) == pytest.approx(3 * (0.5 + 0.5 * math.log(2 * math.pi)), abs=0.2)
+    expected = {
+        "policy_objective": report.surrogate_new,
+        "kl_divergence_loss": report.mean_kl,
+        "kl_mean": report.mean_kl,
+        "kl_max": report.max_kl,
+        "is_line_search_success": 1.0,
+        "line_search_steps": report.line_search_steps,
+        "step_size": report.step_size,
+        "expected_improvement": report.expected_improvement,
+        "improvement_ratio": (report.surrogate_new - report.surrogate_old) / report.expected_improvement,
+        "cg_iterations": report.cg_iterations,
+        "cg_residual": report.cg_relative_residual,
+        "gradient_norm": report.gradient_norm,
+        "std": std,
+        "n_updates": 2,
+    }
+    assert {tag: float(logged[tag]) for tag in expected} == pytest.approx(expected)
+    assert 0 < report.mean_kl < report.max_kl
+    assert logged["line_search_outcome"] == report.reason
+    assert float(logged["entropy"]) == pytest.approx(3 * (0.5 + 0.5 * math.log(2 * math.pi)), abs=0.2)
+
+
+def test_kl_max_is_the_maximum_over_states() -> None:
+    model = collect(make(n_critic_updates=0))
+    observations = model.rollout_buffer.to_torch(model.rollout_buffer.observations.reshape(-1, 4))
+    old = copy.copy(model.policy.get_distribution(observations))
+    model.train()
+    with th.no_grad():
+        kl = sb3.kl_divergence(old, model.policy.get_distribution(observations)).mean(dim=1)
+    assert model.logger.name_to_value["train/kl_max"] == pytest.approx(kl.max().item(), rel=1e-4)
+    assert model.logger.name_to_value["train/kl_mean"] == pytest.approx(kl.mean().item(), rel=1e-4)
 
 
 def test_failed_line_search_says_why_in_the_log(tmp_path: Path) -> None:
@@ -331,10 +400,21 @@ def test_failed_line_search_says_why_in_the_log(tmp_path: Path) -> None:
     model.line_search_max_iter, model.target_kl = 1, 1e3
     before = parameters_of(model)
     model.train()
-    logged = dict(model.logger.name_to_value)
-    assert logged["train/is_line_search_success"] == 0.0
-    assert "no step accepted" in logged["train/line_search_outcome"]
+    model.logger.dump()
+    logged = read_log(tmp_path)
+    assert float(logged["is_line_search_success"]) == 0.0
+    assert "no step accepted" in logged["line_search_outcome"]
     assert not any("value" not in name for name in changed(before, model))
+
+
+def test_frozen_critic_is_left_alone() -> None:
+    model = collect(make())
+    model.policy.mlp_extractor.value_net.requires_grad_(False)
+    model.policy.value_net.requires_grad_(False)
+    model.policy.spare = nn.Linear(2, 2)
+    before = parameters_of(model)
+    model.train()
+    assert changed(before, model) == {name for name in before if "value" not in name and "spare" not in name}
 
 
 def test_same_seed_gives_the_same_model_and_another_seed_another() -> None:
@@ -352,7 +432,8 @@ def test_callbacks_schedules_progress_bar_and_continued_learning(tmp_path: Path)
     assert model.num_timesteps == 256
     assert model.policy.optimizer.param_groups[0]["lr"] == pytest.approx(0.0)
     assert len(list(tmp_path.glob("*.zip"))) == 2
-    assert evaluation.evaluations_timesteps == []
+    assert evaluation.n_calls == 128
+    assert evaluation.last_mean_reward > 0
     model.learn(128, reset_num_timesteps=False)
     assert model.num_timesteps == 384
     model.set_env(VecNormalize(make_vec_env("CartPole-v1", 2)))

@@ -1,5 +1,6 @@
 """RL Zoo's real commands, in real processes, with this package's algorithm, settings, and files."""
 
+import inspect
 import os
 import shutil
 import subprocess
@@ -16,10 +17,13 @@ import sb3_contrib
 import yaml
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
-from sb3_trpo_plus import TRPO, zoo
+from sb3_trpo_plus import TRPO, activation, zoo
 from sb3_trpo_plus.saving import load_vec_normalize
 
-BIN = Path(sys.executable).parent
+# `make` opts in for the environment that runs these tests; without the module that it wrote, each way must stand on its own.
+WITHOUT_OPT_IN = "import sys; sys.modules['custom_envs'] = None; from {} import main; main()"
+RL_ZOO = [sys.executable, "-c", WITHOUT_OPT_IN.format("rl_zoo3.cli")]
+OURSELVES = [sys.executable, "-c", WITHOUT_OPT_IN.format("sb3_trpo_plus.cli")]
 REGISTERED = ["--gym-packages", "sb3_trpo_plus.zoo"]
 OURS = "TRPO of sb3_trpo_plus"
 
@@ -37,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A short training by our command line, with observations normalised, and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
     arguments = ["--env", "MountainCarContinuous-v0", "-n", "4096", "--eval-freq", "2048", "--seed", "1", "-f", "logs"]
-    return folder, run(sys.executable, "-m", "sb3_trpo_plus", "train", *arguments, cwd=folder)
+    return folder, run(*OURSELVES, "train", *arguments, cwd=folder)
 
 
 def test_train_runs_our_algorithm_with_our_file(trained: tuple[Path, str]) -> None:
@@ -52,7 +56,7 @@ def test_train_runs_our_algorithm_with_our_file(trained: tuple[Path, str]) -> No
 def test_enjoy_shows_the_trained_agent(trained: tuple[Path, str]) -> None:
     folder, _ = trained
     arguments = ["--env", "MountainCarContinuous-v0", "-f", "logs", "--no-render", "-n", "2000"]
-    printed = run(BIN / "sb3-trpo-plus", "enjoy", *arguments, cwd=folder)
+    printed = run(*OURSELVES, "enjoy", *arguments, cwd=folder)
     assert "Loading running average" in printed
     assert "Mean reward:" in printed
 
@@ -61,13 +65,13 @@ def test_training_goes_on_from_a_saved_agent(trained: tuple[Path, str]) -> None:
     folder, _ = trained
     agent = "logs/trpo/MountainCarContinuous-v0_1/MountainCarContinuous-v0.zip"
     arguments = ["--env", "MountainCarContinuous-v0", "-i", agent, "-n", "4096", "--eval-freq", "-1", "-f", "more"]
-    printed = run(BIN / "sb3-trpo-plus", "train", *arguments, cwd=folder)
+    printed = run(*OURSELVES, "train", *arguments, cwd=folder)
     assert "Loading saved VecNormalize stats" in printed
 
 
 def test_report_evaluates_and_draws(trained: tuple[Path, str]) -> None:
     folder, _ = trained
-    printed = run(BIN / "sb3-trpo-plus", "report", "--env", "MountainCarContinuous-v0", "-n", "3", cwd=folder)
+    printed = run(*OURSELVES, "report", "--env", "MountainCarContinuous-v0", "-n", "3", cwd=folder)
     assert "over 3 episodes" in printed
     picture = folder / "logs/trpo/MountainCarContinuous-v0_1/learning_curve.png"
     assert str(picture.relative_to(folder)) in printed
@@ -77,17 +81,17 @@ def test_report_evaluates_and_draws(trained: tuple[Path, str]) -> None:
 
 def test_plots_of_rl_zoo_run(trained: tuple[Path, str]) -> None:
     folder, _ = trained
-    run(BIN / "sb3-trpo-plus", "plot_train", "-a", "trpo", "-e", "MountainCarContinuous", "-f", "logs", cwd=folder)
+    run(*OURSELVES, "plot_train", "-a", "trpo", "-e", "MountainCarContinuous", "-f", "logs", cwd=folder)
     arguments = ["-a", "trpo", "-e", "MountainCarContinuous", "-f", "logs", "--no-display", "-o", "results"]
-    assert "MountainCarContinuous" in run(BIN / "sb3-trpo-plus", "all_plots", *arguments, cwd=folder)
+    assert "MountainCarContinuous" in run(*OURSELVES, "all_plots", *arguments, cwd=folder)
     assert (folder / "results.pkl").is_file()
 
 
 def test_rl_zoo_with_its_own_hook(tmp_path: Path) -> None:
     arguments = ["--algo", "trpo", "--env", "CartPole-v1", "-n", "2048", "--eval-freq", "-1", "-f", "logs", "--device", "cpu"]
-    assert OURS in run(BIN / "rl_zoo3", "train", *arguments, *REGISTERED, cwd=tmp_path)
+    assert OURS in run(*RL_ZOO, "train", *arguments, *REGISTERED, cwd=tmp_path)
     enjoy = ["--algo", "trpo", "--env", "CartPole-v1", "-f", "logs", "--no-render", "-n", "600"]
-    assert "Mean reward:" in run(BIN / "rl_zoo3", "enjoy", *enjoy, *REGISTERED, cwd=tmp_path)
+    assert "Mean reward:" in run(*RL_ZOO, "enjoy", *enjoy, *REGISTERED, cwd=tmp_path)
 
 
 def test_file_of_the_user_comes_first(tmp_path: Path) -> None:
@@ -95,21 +99,21 @@ def test_file_of_the_user_comes_first(tmp_path: Path) -> None:
         "CartPole-v1: {policy: MlpPolicy, n_timesteps: 256, n_steps: 256, cg_residual_tol: 0.1}"
     )
     arguments = ["--env", "CartPole-v1", "-conf", "mine.yml", "--eval-freq", "-1", "-f", "logs"]
-    printed = run(BIN / "sb3-trpo-plus", "train", *arguments, cwd=tmp_path)
+    printed = run(*OURSELVES, "train", *arguments, cwd=tmp_path)
     assert "Loading hyperparameters from: mine.yml" in printed
     assert TRPO.load(tmp_path / "logs/trpo/CartPole-v1_1/CartPole-v1.zip").cg_residual_tol == 0.1
 
 
 def test_other_algorithms_are_left_alone(tmp_path: Path) -> None:
     arguments = ["--algo", "a2c", "--env", "CartPole-v1", "-n", "64", "--eval-freq", "-1", "-f", "logs"]
-    printed = run(BIN / "sb3-trpo-plus", "train", *arguments, cwd=tmp_path)
+    printed = run(*OURSELVES, "train", *arguments, cwd=tmp_path)
     assert "sb3_trpo_plus" not in printed.replace(str(Path(__file__).parents[1]), "")
     assert "rl_zoo3/hyperparams/a2c.yml" in printed
 
 
 def test_hyperparameter_search(tmp_path: Path) -> None:
     arguments = ["--env", "CartPole-v1", "-n", "2000", "-optimize", "--n-trials", "2", "--n-startup-trials", "2"]
-    printed = run(BIN / "sb3-trpo-plus", "train", *arguments, "--no-optim-plots", "-f", "logs", cwd=tmp_path)
+    printed = run(*OURSELVES, "train", *arguments, "--no-optim-plots", "-f", "logs", cwd=tmp_path)
     assert "Number of finished trials:  2" in printed
     report = next((tmp_path / "logs/trpo").glob("report_*.csv")).read_text()
     for argument in ("cg_damping", "cg_residual_tol", "fisher_sub_sampling_factor", "ent_coef", "target_kl"):
@@ -126,9 +130,32 @@ def test_sampled_hyperparameters_are_constructor_arguments() -> None:
         assert HYPERPARAMS_CONVERTER["trpo"](trial.params) == arguments
 
 
+def test_report_evaluates_in_the_environment_of_the_training(tmp_path: Path) -> None:
+    arguments = ["--env", "LunarLander-v3", "--env-kwargs", "continuous:True", "-n", "512", "--eval-freq", "-1", "-f", "logs"]
+    run(*OURSELVES, "train", *arguments, cwd=tmp_path)
+    assert "over 2 episodes" in run(*OURSELVES, "report", "--env", "LunarLander-v3", "-n", "2", cwd=tmp_path)
+
+
+def test_report_without_a_run_says_what_to_do(tmp_path: Path) -> None:
+    printed = run(*OURSELVES, "report", "--env", "CartPole-v1", cwd=tmp_path, fails=True)
+    assert "train first, with `sb3-trpo-plus train --algo trpo --env CartPole-v1" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("first", ["rl_zoo3.exp_manager", "rl_zoo3.record_video", "rl_zoo3.train", "rl_zoo3.enjoy"])
+def test_opt_in_registers_whatever_of_rl_zoo_is_imported_first(first: str, tmp_path: Path) -> None:
+    (tmp_path / "custom_envs.py").write_text(activation.CONTENT)
+    code = f"import {first}; from rl_zoo3 import ALGOS; print(ALGOS['trpo'].__module__)"
+    assert "sb3_trpo_plus.trpo" in run(sys.executable, "-c", code, cwd=tmp_path)
+
+
+def test_module_is_the_same_command(tmp_path: Path) -> None:
+    assert "usage: sb3-trpo-plus COMMAND" in run(sys.executable, "-m", "sb3_trpo_plus", "--help", cwd=tmp_path)
+
+
 def test_unknown_command_and_help(tmp_path: Path) -> None:
-    assert "there is no command 'trian'" in run(BIN / "sb3-trpo-plus", "trian", cwd=tmp_path, fails=True)
-    assert "usage: sb3-trpo-plus COMMAND" in run(BIN / "sb3-trpo-plus", cwd=tmp_path)
+    assert "there is no command 'trian'" in run(*OURSELVES, "trian", cwd=tmp_path, fails=True)
+    assert "usage: sb3-trpo-plus COMMAND" in run(*OURSELVES, cwd=tmp_path)
 
 
 def test_published_agent_is_enjoyed(zoo_agents: Path, tmp_path: Path) -> None:
@@ -137,9 +164,9 @@ def test_published_agent_is_enjoyed(zoo_agents: Path, tmp_path: Path) -> None:
         shutil.copytree(zoo_agents / name, target / name, ignore=shutil.ignore_patterns("*.zip"))
         shutil.copy(zoo_agents / name / f"{name}.zip", target)
     arguments = ["-f", "agents", "--no-render", "-n", "1100"]
-    printed = run(BIN / "sb3-trpo-plus", "enjoy", "--env", "CartPole-v1", *arguments, cwd=tmp_path)
+    printed = run(*OURSELVES, "enjoy", "--env", "CartPole-v1", *arguments, cwd=tmp_path)
     assert "Mean reward: 500.00 +/- 0.00" in printed
-    printed = run(BIN / "sb3-trpo-plus", "enjoy", "--env", "Acrobot-v1", *arguments, cwd=tmp_path)
+    printed = run(*OURSELVES, "enjoy", "--env", "Acrobot-v1", *arguments, cwd=tmp_path)
     assert "Loading running average" in printed
     assert "Mean reward: -" in printed
 
@@ -185,6 +212,7 @@ def test_zoo_commands_read_statistics_through_our_loader() -> None:
     from stable_baselines3.common.vec_env import VecNormalize
 
     assert VecNormalize.load is load_vec_normalize
+    assert list(inspect.signature(VecNormalize.load).parameters) == ["load_path", "venv"]
     zoo.register()
     assert sb3_contrib.TRPO is not TRPO
     assert np.all([algorithm is zoo.ALGOS[name] for name, algorithm in zoo.ALGORITHMS.items()])

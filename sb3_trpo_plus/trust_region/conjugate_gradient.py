@@ -14,7 +14,7 @@ class CGResult:
     """
     :param solution: x, shape (n,)
     :param product: A x, computed anew for the returned x, shape (n,)
-    :param iterations: iterations done, each with one product
+    :param iterations: iterations done
     :param relative_residual: ||b - A x|| / ||b||, from ``product`` and not from the recursion
     :param breakdown: why the iteration had to stop early, in words; None if it did not have to
     """
@@ -49,11 +49,15 @@ def conjugate_gradient(
     :param residual_tol: relative residual at which to stop, at least 0
     :return: the solution and what happened
     """
+    norm = th.linalg.vector_norm(b)
     x, a_x = th.zeros_like(b), th.zeros_like(b)
-    residual = b.clone()
-    direction = residual
+    if norm == 0:
+        return CGResult(x, a_x, 0, 0.0)
+    # Of unit length, so that squares of a small gradient do not underflow.
+    b = b / norm
+    direction = residual = b
     squared_norm = residual.dot(residual)
-    target = residual_tol**2 * squared_norm
+    target = residual_tol**2
     breakdown = None
     iterations = checked_at = 0
 
@@ -79,6 +83,4 @@ def conjugate_gradient(
 
     if checked_at != iterations:
         a_x = product(x)
-    norm = th.linalg.vector_norm(b)
-    relative = (th.linalg.vector_norm(b - a_x) / norm).item() if norm > 0 else 0.0
-    return CGResult(x, a_x, iterations, relative, breakdown)
+    return CGResult(norm * x, norm * a_x, iterations, th.linalg.vector_norm(b - a_x).item(), breakdown)

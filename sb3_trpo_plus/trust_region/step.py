@@ -116,18 +116,20 @@ def trust_region_step(
     solved = {"cg_iterations": cg.iterations, "cg_relative_residual": cg.relative_residual}
     curvature = cg.solution.dot(cg.product).item()
     if not (math.isfinite(curvature) and curvature > 0):
-        return unchanged(f"conjugate gradients found no direction: {cg.breakdown or f's-As is {curvature}'}", **solved)
+        cause = cg.breakdown or f"s'As is {curvature:.3g}, the gradient is too small or too large"
+        return unchanged(f"conjugate gradients found no direction: {cause}", **solved)
 
     step_size = largest_step(curvature, max_kl)
     full_step = step_size * cg.solution
     if not th.isfinite(full_step).all():
         return unchanged("the largest step is not finite", **solved)
     search = backtrack(parameters, full_step, evaluate, surrogate_old, max_kl, shrinking_factor, max_tries)
+    reason = search.reason if cg.breakdown is None else f"{search.reason}; conjugate gradients stopped early: {cg.breakdown}"
     if search.accepted is None:
-        return unchanged(search.reason, line_search_steps=search.tries, **solved)
+        return unchanged(reason, line_search_steps=search.tries, **solved)
     return StepReport(
         accepted=True,
-        reason=search.reason,
+        reason=reason,
         surrogate_old=surrogate_old,
         surrogate_new=search.accepted.surrogate,
         gradient_norm=norm,

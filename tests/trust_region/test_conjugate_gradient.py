@@ -61,6 +61,27 @@ def test_residual_is_the_true_one_where_the_recursion_drifts() -> None:
     assert result.relative_residual == pytest.approx(true.item(), rel=1e-3)
 
 
+def test_solution_is_right_though_the_recursion_went_wrong() -> None:
+    """Five products that are off by a thousandth leave the recursion's residual wrong for good; the check finds out."""
+    a, b, calls = positive_definite(20, 100, 0), th.ones(20, dtype=th.float64), []
+
+    def product(v: th.Tensor) -> th.Tensor:
+        calls.append(1)
+        return a @ v * (1.001 if len(calls) <= 5 else 1.0)
+
+    result = conjugate_gradient(product, b, max_steps=200, residual_tol=1e-10)
+    assert result.relative_residual <= 1e-10
+    th.testing.assert_close(result.solution, th.linalg.solve(a, b), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e18])
+def test_float32_squares_do_not_underflow_or_overflow(scale: float) -> None:
+    a, b = positive_definite(10, 100, 0, th.float32), th.ones(10)
+    result = conjugate_gradient(lambda v: a @ v, scale * b, 100, 1e-5)
+    assert result.relative_residual <= 1e-4
+    th.testing.assert_close(result.solution / scale, th.linalg.solve(a, b), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_accuracy_holds_where_the_tolerance_is_below_what_rounding_allows(seed: int) -> None:
     """Error within the condition number times the rounding unit, also after many more iterations than were of use."""
@@ -79,6 +100,7 @@ def test_negative_curvature_ends_it_with_the_last_solution() -> None:
     b = th.tensor([0.0, 1.0])
     result = conjugate_gradient(lambda v: a @ v, b, max_steps=10, residual_tol=0.0)
     assert (result.iterations, result.solution.tolist()) == (0, [0.0, 0.0])
+    assert result.breakdown is not None
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -87,6 +87,30 @@ def test_no_step_where_the_metric_is_not_positive() -> None:
     assert theta.tolist() == [1.0, 1.0]
 
 
+def test_expected_improvement_is_of_the_step_that_was_taken() -> None:
+    """A KL of four times its quadratic model takes one halving; then the linear objective is worth half as much."""
+    theta, g = th.nn.Parameter(th.zeros(2)), th.tensor([1.0, 1.0])
+
+    def evaluate() -> Candidate:
+        change = theta.detach()
+        kl = (2 * change @ change).item()
+        return Candidate(g.dot(change).item(), kl, 3 * kl)
+
+    report = trust_region_step([theta], g, lambda v: v, evaluate, 0.0, **{**OPTIONS, "shrinking_factor": 0.499})  # type: ignore[arg-type]
+    assert report.line_search_steps == 2
+    assert report.expected_improvement == pytest.approx(report.surrogate_new)
+    assert report.step_size == pytest.approx(0.499 * math.sqrt(2 * 0.01 / 2))
+    assert report.max_kl == pytest.approx(3 * report.mean_kl)
+    assert report.gradient_norm == pytest.approx(math.sqrt(2))
+
+
+def test_breakdown_of_conjugate_gradients_is_reported_with_a_step() -> None:
+    theta, a = th.nn.Parameter(th.zeros(2)), th.diag(th.tensor([2.0, -1.0]))
+    report = quadratic(theta, a, th.tensor([1.0, 0.1]))
+    assert report.accepted
+    assert "conjugate gradients stopped early: curvature p'Ap is -" in report.reason
+
+
 def test_first_step_that_qualifies_is_taken() -> None:
     """KL = x^2 with limit 0.1 and L = x: of x = 1, 1/2, 1/4, ... the first within sqrt(0.1) is 1/4."""
     theta = th.nn.Parameter(th.zeros(1))
