@@ -116,8 +116,8 @@ AGENTS = [
     "Acrobot-v1", "CartPole-v1", "HalfCheetah-v3", "Hopper-v3", "HopperBulletEnv-v0", "LunarLander-v2",
     "MountainCarContinuous-v0", "Pendulum-v1", "ReacherBulletEnv-v0",
 ]  # fmt: skip
-# Where the environment still exists, under its present name: 20 episodes, and the least mean return that is "near" what was
-# published beside the files: within two standard errors of the published run's own spread.
+# Where the environment still exists, under its present name, and the least mean return of 10 episodes that counts as near the
+# published one: two standard errors below it (benchmarks/results/published_agents.csv has the spreads).
 LIVING = {
     "CartPole-v1": ("CartPole-v1", 500.0),
     "Acrobot-v1": ("Acrobot-v1", -92.0),
@@ -154,7 +154,7 @@ def test_published_agents_return_what_was_published(agent: str, zoo_agents: Path
         env = load_vec_normalize(statistics, env)
         env.training = env.norm_reward = False
     model = TRPO.load(zoo_agents / agent / f"{agent}.zip", device="cpu")
-    mean, _ = evaluate_policy(model, env, 20)
+    mean, _ = evaluate_policy(model, env, 10)
     assert mean >= at_least
 
 

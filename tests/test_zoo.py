@@ -142,7 +142,7 @@ def test_report_without_a_run_says_what_to_do(tmp_path: Path) -> None:
     assert "Traceback" not in printed
 
 
-@pytest.mark.parametrize("first", ["rl_zoo3.exp_manager", "rl_zoo3.record_video", "rl_zoo3.train", "rl_zoo3.enjoy"])
+@pytest.mark.parametrize("first", ["rl_zoo3.exp_manager", "rl_zoo3.train"])
 def test_opt_in_registers_whatever_of_rl_zoo_is_imported_first(first: str, tmp_path: Path) -> None:
     (tmp_path / "custom_envs.py").write_text(activation.CONTENT)
     code = f"import {first}; from rl_zoo3 import ALGOS; print(ALGOS['trpo'].__module__)"
