@@ -11,9 +11,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import distributions as td
 
-from sb3_trpo_plus.trust_region.fisher import FisherVectorProduct, gauss_newton_fisher, hessian_fisher
+from sb3_trpo_plus import networks
+from sb3_trpo_plus.trust_region.fisher import FisherVectorProduct, gauss_newton_fisher, hessian_fisher, mlp_fisher
 from sb3_trpo_plus.trust_region.flat import flatten
-from sb3_trpo_plus.trust_region.metric import kl_per_state, output_blocks
+from sb3_trpo_plus.trust_region.metric import OutputBlock, kl_per_state, output_blocks
+from sb3_trpo_plus.trust_region.mlp import MlpJacobian
 
 
 def every(observations: PyTorchObs, k: int) -> PyTorchObs:
@@ -107,12 +109,35 @@ def fisher_vector_product(
     :return: function of a flat vector, without damping
     """
     distribution = action_distribution(policy, observations)
-    blocks = [output_blocks(component) for component in _components(distribution)]
-    if None not in blocks:
-        return gauss_newton_fisher([block for group in blocks for block in group or []], parameters)
-    with th.no_grad():
-        constant = action_distribution(policy, observations)
-    return hessian_fisher(kl_divergence(constant, distribution).mean(), parameters)
+    groups = [output_blocks(component) for component in _components(distribution)]
+    if None in groups:
+        with th.no_grad():
+            constant = action_distribution(policy, observations)
+        return hessian_fisher(kl_divergence(constant, distribution).mean(), parameters)
+    blocks = [block for group in groups for block in group or []]
+    return _closed_form(policy, observations, parameters, blocks) or gauss_newton_fisher(blocks, parameters)
+
+
+def _closed_form(
+    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor], blocks: Sequence[OutputBlock]
+) -> FisherVectorProduct | None:
+    """The product for plain MLPs; None for other policies."""
+    network = networks.plain_actor(policy)
+    if network is None:
+        return None
+    is_gaussian = hasattr(policy, "log_std")
+    expected = [*([policy.log_std] if is_gaussian else []), *network.parameters]
+    if [id(parameter) for parameter in parameters] != [id(parameter) for parameter in expected]:
+        return None
+    jacobian = MlpJacobian(network, networks.features(policy, observations))
+    if not is_gaussian:
+        return mlp_fisher(blocks, jacobian)
+
+    # Means depend on the network alone, standard deviations on log_std alone: the Fisher matrix has a block for each.
+    mean, std = blocks
+    of_network, of_log_std = mlp_fisher([mean], jacobian), gauss_newton_fisher([std], [policy.log_std])
+    n_std = policy.log_std.numel()
+    return lambda vector: th.cat([of_log_std(vector[:n_std]), of_network(vector[n_std:])])
 
 
 def first_not_finite(rollout_buffer: RolloutBuffer) -> str | None:

@@ -12,7 +12,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
@@ -24,13 +23,14 @@ from stable_baselines3.common.utils import explained_variance
 
 from sb3_trpo_plus import policy_model, saving
 from sb3_trpo_plus.critic import fit_critic
+from sb3_trpo_plus.rollouts import FastRollouts
 from sb3_trpo_plus.trust_region.line_search import Candidate
 from sb3_trpo_plus.trust_region.step import StepReport, trust_region_step
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
 
 
-class TRPO(OnPolicyAlgorithm):
+class TRPO(FastRollouts):
     """
     Trust Region Policy Optimization (TRPO), the single-path procedure with generalised advantage estimation.
 

@@ -6,6 +6,7 @@ import torch as th
 
 from sb3_trpo_plus.trust_region.flat import flatten
 from sb3_trpo_plus.trust_region.metric import OutputBlock
+from sb3_trpo_plus.trust_region.mlp import MlpJacobian
 
 FisherVectorProduct = Callable[[th.Tensor], th.Tensor]
 
@@ -34,6 +35,31 @@ def gauss_newton_fisher(blocks: Sequence[OutputBlock], parameters: Sequence[th.T
         changes = _gradients([pullback], probes, [vector])
         weighted = [block.metric(change) for block, change in zip(blocks, changes, strict=True)]
         return _flat_gradient(outputs, parameters, weighted) / n_states
+
+    return product
+
+
+def mlp_fisher(blocks: Sequence[OutputBlock], jacobian: MlpJacobian) -> FisherVectorProduct:
+    """
+    The same product for a plain MLP, in closed form: about a third of the time that two reverse passes take.
+
+    :param blocks: they share the MLP's outputs among them, in their order along the last dimension
+    :param jacobian: of the outputs by the parameters
+    :return: function of a vector of shape (number of parameters,), to the product of the same shape, which is valid until the
+        next call
+    """
+    widths = [block.output.shape[-1] for block in blocks]
+    result = jacobian.inputs[0].new_empty(jacobian.network.size)
+
+    def product(vector: th.Tensor) -> th.Tensor:
+        change = jacobian.push(vector)
+        if len(blocks) == 1:
+            weighted = blocks[0].metric(change)
+        else:
+            pieces = zip(blocks, change.split(widths, dim=-1), strict=True)
+            weighted = th.cat([block.metric(piece) for block, piece in pieces], dim=-1)
+        jacobian.pull(weighted, out=result)
+        return result.div_(len(change))
 
     return product
 

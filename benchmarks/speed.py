@@ -1,0 +1,383 @@
+"""
+How much longer than simulating does learning take? Ours beside sb3-contrib's, with the same settings, seeds and machine.
+
+For each workload one process a library is started; they take turns, so that both meet the same noise of the machine, and the
+medians of the repeats are compared. Settings are RL Zoo's. "cheaper step" is ours with cg_residual_tol=0.1 and
+fisher_sub_sampling_factor=5.
+
+    python benchmarks/speed.py            # measure (about ten minutes), write results/speed.csv and the picture, print the tables
+    python benchmarks/speed.py --table    # only print what results/speed.csv has
+    python benchmarks/speed.py --only CartPole-v1 --threads 1 --no-save    # one workload, for a look
+"""
+
+import argparse
+import csv
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parent
+RESULTS = ROOT / "results" / "speed.csv"
+PICTURE = ROOT.parent / "docs" / "images" / "speed.png"
+REPEATS = 5
+CHEAPER = {"cg_residual_tol": 0.1, "fisher_sub_sampling_factor": 5}
+VARIANTS = {
+    "sb3_contrib": ("sb3_contrib", {}),
+    "ours": ("sb3_trpo_plus", {}),
+    "ours, cheaper step": ("sb3_trpo_plus", CHEAPER),
+}
+MUJOCO = {
+    "n_steps": 1024, "batch_size": 128, "gamma": 0.99, "gae_lambda": 0.95, "cg_max_steps": 25, "cg_damping": 0.1,
+    "n_critic_updates": 20, "learning_rate": 1e-3,
+}  # fmt: skip
+CARTPOLE = {
+    "n_steps": 512, "batch_size": 512, "gamma": 0.99, "gae_lambda": 0.98, "cg_damping": 1e-3, "n_critic_updates": 20,
+    "learning_rate": 1e-3,
+}  # fmt: skip
+WIDE = {"net_arch": [256, 256]}
+PARTS = ("environment", "rest of collection", "policy update", "critic fit", "rest")
+
+
+class Workload(NamedTuple):
+    """
+    :param env: Gymnasium id, or "images" for SB3's fake 84 x 84 x 4 frames
+    :param settings: of the algorithm
+    :param measured: "learn", "policy update" or "critic fit"
+    :param rollouts: of one measurement of learn()
+    :param target: how many times faster than sb3-contrib ours should be
+    :param environment_target: the same for learn() over the bare environment, by number of threads
+    """
+
+    env: str
+    settings: dict[str, Any]
+    measured: str
+    rollouts: int = 0
+    target: str = ""
+    environment_target: tuple[str, str] = ("", "")
+
+
+CHEETAH = {**MUJOCO, "target_kl": 0.04}
+UPDATE_TARGET = "4 (cheaper step: 10)"
+WORKLOADS = {
+    "CartPole-v1": Workload("CartPole-v1", CARTPOLE, "learn", 8, "7", ("2.2", "2.2")),
+    "HalfCheetah-v4 64x64": Workload("HalfCheetah-v4", CHEETAH, "learn", 2, "4", ("1.3", "1.3")),
+    "HalfCheetah-v4 256x256": Workload(
+        "HalfCheetah-v4", {**CHEETAH, "policy_kwargs": WIDE}, "learn", 2, "5 (two threads: 7)", ("3.3", "2.2")
+    ),
+    "Humanoid-v4 64x64": Workload("Humanoid-v4", MUJOCO, "learn", 2, "2", ("1.15", "1.15")),
+    "policy update, 2048 x 17 -> 64-64 -> 6": Workload("HalfCheetah-v4", CHEETAH, "policy update", target=UPDATE_TARGET),
+    "policy update, 2048 x 17 -> 256-256 -> 6": Workload(
+        "HalfCheetah-v4", {**CHEETAH, "policy_kwargs": WIDE}, "policy update", target=UPDATE_TARGET
+    ),
+    "critic fit, 320 minibatches of 128": Workload("HalfCheetah-v4", CHEETAH, "critic fit", target="4"),
+    "policy update, CnnPolicy, 1024 x 84x84x4": Workload(
+        "images", {"n_steps": 512, "n_critic_updates": 0, "cg_max_steps": 5}, "policy update", target="3"
+    ),
+}
+
+
+def make_env(name: str, seed: int) -> Any:
+    """Two environments in one process, MuJoCo's normalised, as in RL Zoo."""
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.envs import FakeImageEnv
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    if name == "images":
+        return make_vec_env(lambda: FakeImageEnv(6, 84, 84, 4, discrete=True), 2, seed=seed)
+    env = make_vec_env(name, 2, seed=seed)
+    return VecNormalize(env) if name.endswith("-v4") else env
+
+
+class Subject:
+    """One library's model on one workload, in a process of its own."""
+
+    def __init__(self, workload: Workload, library: str, options: dict[str, Any]):
+        self.workload = workload
+        policy = "CnnPolicy" if workload.env == "images" else "MlpPolicy"
+        settings = {**workload.settings, **options}
+        self.model = import_module(library).TRPO(policy, make_env(workload.env, 0), seed=0, device="cpu", **settings)
+        rollout = self.model.n_steps * self.model.n_envs
+        self.steps = workload.rollouts * rollout
+        if workload.measured == "learn":
+            self.model.learn(rollout)
+        else:
+            _, callback = self.model._setup_learn(rollout)
+            self.model.collect_rollouts(self.model.env, callback, self.model.rollout_buffer, self.model.n_steps)
+            self.start = self.model.get_parameters()
+            self.train()
+
+    def measure(self) -> float:
+        """Seconds of one measurement."""
+        if self.workload.measured != "learn":
+            return self.train()
+        start = time.perf_counter()
+        self.model.learn(self.steps, reset_num_timesteps=False)
+        return time.perf_counter() - start
+
+    def train(self) -> float:
+        """Seconds of one update, always from the same parameters on the same rollout."""
+        self.model.set_parameters(self.start)
+        with self.parts() as seconds:
+            self.model.train()
+        return seconds[self.workload.measured]
+
+    def bare(self) -> float:
+        """Seconds of as many steps of the environments alone, with actions drawn before."""
+        env = make_env(self.workload.env, 1)
+        env.action_space.seed(0)
+        env.reset()
+        actions = [[env.action_space.sample() for _ in range(env.num_envs)] for _ in range(self.steps // env.num_envs)]
+        start = time.perf_counter()
+        for action in actions:
+            env.step(action)
+        return time.perf_counter() - start
+
+    @contextmanager
+    def parts(self) -> Iterator[dict[str, float]]:
+        """Split the time spent in here into PARTS, by clocks around the model's own methods."""
+        seconds = dict.fromkeys(PARTS, 0.0)
+        model, buffer, clock = self.model, self.model.rollout_buffer, time.perf_counter
+        critic_start: list[float] = []
+
+        def timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                start = clock()
+                result = function(*args, **kwargs)
+                seconds[part] += clock() - start
+                return result
+
+            return call
+
+        def train() -> None:
+            critic_start.clear()
+            before, start = seconds["critic fit"], clock()
+            type(model).train(model)
+            end = clock()
+            if critic_start:
+                seconds["critic fit"] += end - critic_start[0]
+            seconds["policy update"] += end - start - (seconds["critic fit"] - before)
+
+        get, step = buffer.get, model.env.step
+
+        def watched_get(batch_size: int | None = None) -> Any:
+            # sb3-contrib's critic has no method of its own: its fit is what follows the first minibatch.
+            if batch_size is not None and not critic_start and not hasattr(model, "_fit_critic"):
+                critic_start.append(clock())
+            return get(batch_size)
+
+        collect = type(model).collect_rollouts.__get__(model)
+        model.env.step, buffer.get, model.train = timed("environment", step), watched_get, train
+        model.collect_rollouts = timed("rest of collection", collect)
+        if hasattr(model, "_fit_critic"):
+            model._fit_critic = timed("critic fit", type(model)._fit_critic.__get__(model))
+        start = clock()
+        try:
+            yield seconds
+        finally:
+            total = clock() - start
+            for owner, name in (
+                (model.env, "step"), (buffer, "get"), (model, "train"), (model, "collect_rollouts"), (model, "_fit_critic"),
+            ):  # fmt: skip
+                owner.__dict__.pop(name, None)
+            seconds["rest of collection"] -= seconds["environment"]
+            seconds["rest"] = total - sum(seconds.values())
+
+    def breakdown(self) -> dict[str, float]:
+        """Seconds of each of PARTS in one measurement of learn()."""
+        with self.parts() as seconds:
+            self.model.learn(self.steps, reset_num_timesteps=False)
+        return seconds
+
+
+def serve(connection: Connection, name: str, variant: str, threads: int) -> None:
+    """The process of one library on one workload: does what it is told, and answers with the result."""
+    warnings.simplefilter("ignore")
+    import torch as th
+
+    th.set_num_threads(threads)
+    subject = Subject(WORKLOADS[name], *VARIANTS[variant])
+    connection.send("ready")
+    while (order := connection.recv()) != "stop":
+        connection.send(getattr(subject, order)())
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    connection.send((kilobytes / 1024, subject.model.logger.name_to_value.get("train/cg_iterations")))
+
+
+def measure(name: str, threads: int, repeats: int) -> list[dict[str, Any]]:
+    """One row a variant: medians over the repeats, in which the variants alternate."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    context = multiprocessing.get_context("spawn")
+    connections: dict[str, Connection] = {}
+    for variant in VARIANTS:
+        connections[variant], theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs, name, variant, threads), daemon=True).start()
+        theirs.close()
+        assert connections[variant].recv() == "ready"
+
+    def ask(variant: str, order: str) -> Any:
+        connections[variant].send(order)
+        return connections[variant].recv()
+
+    is_learn = WORKLOADS[name].measured == "learn"
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    bare = []
+    for _ in range(repeats):
+        if is_learn:
+            bare.append(ask("ours", "bare"))
+        for variant in VARIANTS:
+            seconds[variant].append(ask(variant, "measure"))
+    rows = []
+    for variant in VARIANTS:
+        parts = ask(variant, "breakdown") if is_learn else {}
+        megabytes, iterations = ask(variant, "stop")
+        rows.append(
+            {
+                "workload": name,
+                "threads": threads,
+                "variant": variant,
+                "seconds": round(statistics.median(seconds[variant]), 5),
+                "lowest": round(min(seconds[variant]), 5),
+                "highest": round(max(seconds[variant]), 5),
+                "bare_seconds": round(statistics.median(bare), 5) if bare else "",
+                "peak_megabytes": round(megabytes),
+                "cg_iterations": iterations if iterations is not None else "",
+                "parts": json.dumps({part: round(value, 4) for part, value in parts.items()}) if parts else "",
+            }
+        )
+    return rows
+
+
+def machine() -> dict[str, str]:
+    """Versions, and the rate of a large matrix product, by which the arithmetic's floors can be told."""
+    import sb3_contrib
+    import stable_baselines3
+    import torch as th
+
+    import sb3_trpo_plus
+
+    th.set_num_threads(1)
+    matrix = th.randn(1024, 1024)
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - start)
+    model = next((line.split(": ")[1] for line in _cpu_info() if line.startswith("model name")), platform.machine())
+    return {
+        "sb3_trpo_plus": sb3_trpo_plus.__version__,
+        "sb3_contrib": sb3_contrib.__version__,
+        "stable_baselines3": stable_baselines3.__version__,
+        "torch": th.__version__,
+        "python": platform.python_version(),
+        "machine": f"{model.strip()}, {os.cpu_count()} cores",
+        "gflops_a_core": f"{2 * 1024**3 / statistics.median(times) / 1e9:.0f}",
+    }
+
+
+def _cpu_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def read() -> list[dict[str, str]]:
+    with RESULTS.open() as file:
+        return list(csv.DictReader(file))
+
+
+def print_tables(rows: list[dict[str, Any]]) -> None:
+    """A Markdown table for each number of threads."""
+    for threads in sorted({int(row["threads"]) for row in rows}):
+        print(f"\n{threads} thread{'s' * (threads > 1)}:\n")
+        print(
+            "| workload | sb3-contrib | ours | ours, cheaper step | faster by | with the cheaper step | target "
+            "| learn() / bare env.step | target | peak memory of sb3-contrib's |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|---|")
+        for name, workload in WORKLOADS.items():
+            found = {row["variant"]: row for row in rows if row["workload"] == name and int(row["threads"]) == threads}
+            if not found:
+                continue
+            theirs, ours, cheaper = (float(found[variant]["seconds"]) for variant in VARIANTS)
+            memory = [float(found[variant]["peak_megabytes"]) for variant in VARIANTS]
+            bare = found["ours"]["bare_seconds"]
+            over_bare = f"{ours / float(bare):.2f} ({cheaper / float(bare):.2f})" if bare else ""
+            steps = workload.rollouts * workload.settings["n_steps"] * 2
+            shown = [f"{steps / s:,.0f} steps/s" if steps else f"{1e3 * s:,.1f} ms" for s in (theirs, ours, cheaper)]
+            print(
+                f"| {name} | {' | '.join(shown)} | {theirs / ours:.1f} | {theirs / cheaper:.1f} | {workload.target} "
+                f"| {over_bare} | {workload.environment_target[threads > 1]} | {memory[1] / memory[0]:.2f} |"
+            )
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """Where the time of learn() goes: stacked bars, both libraries side by side."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = [name for name, workload in WORKLOADS.items() if workload.measured == "learn"]
+    figure, all_axes = plt.subplots(1, len(names), figsize=(12, 4), constrained_layout=True)
+    labels = {"sb3_contrib": "sb3-contrib", "ours": "ours", "ours, cheaper step": "ours,\ncheaper\nstep"}
+    for name, axes in zip(names, all_axes, strict=True):
+        steps = WORKLOADS[name].rollouts * WORKLOADS[name].settings["n_steps"] * 2
+        found = {row["variant"]: row for row in rows if row["workload"] == name and int(row["threads"]) == 1}
+        bottoms = [0.0] * len(VARIANTS)
+        for index, part in enumerate(PARTS):
+            heights = [json.loads(found[variant]["parts"])[part] / steps * 1e6 for variant in VARIANTS]
+            axes.bar(list(labels.values()), heights, bottom=bottoms, label=part, color=f"C{index}", width=0.7)
+            bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
+        axes.set_title(name, fontsize=10)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[0].set_ylabel("microseconds an environment step, 1 thread")
+    handles, names_of_parts = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, names_of_parts, loc="outside lower center", ncols=len(PARTS), frameon=False)
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true", help="only print the tables of what was measured")
+    parser.add_argument("--only", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS), metavar="WORKLOAD")
+    parser.add_argument("--threads", nargs="+", type=int, choices=[1, 2], default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--no-save", action="store_true", help="print, but leave the results as they are")
+    args = parser.parse_args()
+    if args.table:
+        print_tables(read())
+        return
+    rows: list[dict[str, Any]] = []
+    for threads in args.threads:
+        for name in args.only:
+            rows += measure(name, threads, args.repeats)
+            print(f"{name}, {threads} thread(s): " + ", ".join(f"{row['variant']} {row['seconds']} s" for row in rows[-3:]))
+    print_tables(rows)
+    if args.no_save:
+        print(json.dumps({row["variant"] + " " + row["workload"]: row["parts"] for row in rows if row["parts"]}, indent=1))
+        return
+    described = machine()
+    rows = [{**row, **described} for row in rows]
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    draw(rows)
+
+
+if __name__ == "__main__":
+    main()
