@@ -107,8 +107,9 @@ def _minibatches(
     observations, returns = (rollout_buffer.to_torch(x) for x in (rollout_buffer.observations, rollout_buffer.returns))
     inputs, targets = networks.features(policy, observations), returns.reshape(-1, 1)
     for _ in range(n_epochs):
-        order = th.as_tensor(np.random.permutation(len(inputs)), device=inputs.device)
-        yield from zip(inputs[order].split(batch_size), targets[order].split(batch_size), strict=True)
+        # The generator that the buffer draws from.
+        order = th.as_tensor(np.random.permutation(len(inputs)), device=inputs.device)  # noqa: NPY002
+        yield from zip(th.split(inputs[order], batch_size), th.split(targets[order], batch_size), strict=True)
 
 
 class FlatAdam:
@@ -143,10 +144,8 @@ class FlatAdam:
         self._mean, self._square = moments
         self._n_steps = th.tensor(float(states[0].get("step", 0.0)), device=self._mean.device)
         group = optimizer.param_groups[0]
-        self._settings = {
-            "lr": float(group["lr"]), "beta1": float(group["betas"][0]), "beta2": float(group["betas"][1]),
-            "weight_decay": float(group["weight_decay"]), "eps": float(group["eps"]), "amsgrad": False, "maximize": False,
-        }  # fmt: skip
+        self._lr, self._betas = float(group["lr"]), tuple(map(float, group["betas"]))
+        self._weight_decay, self._eps = float(group["weight_decay"]), float(group["eps"])
 
     def step(self, vector: th.Tensor, gradient: th.Tensor) -> None:
         """
@@ -156,8 +155,20 @@ class FlatAdam:
         self._n_steps += 1
         # The kernel behind torch.optim.Adam(fused=True): that class around it takes four times as long as the kernel here.
         th._fused_adam_(
-            [vector], [gradient], [self._mean], [self._square], [], [self._n_steps], **self._settings,
-        )  # fmt: skip
+            [vector],
+            [gradient],
+            [self._mean],
+            [self._square],
+            [],
+            [self._n_steps],
+            lr=self._lr,
+            beta1=self._betas[0],
+            beta2=self._betas[1],
+            weight_decay=self._weight_decay,
+            eps=self._eps,
+            amsgrad=False,
+            maximize=False,
+        )
 
     def write_back(self) -> None:
         """Put the state into the optimiser, where it has its place for each parameter."""

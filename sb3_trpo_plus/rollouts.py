@@ -1,8 +1,7 @@
 """Collection of rollouts at close to the environment's own speed."""
 
-from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_plus.fast_actor import FastActor
+from sb3_trpo_plus.promise import Promise
 
 Array = npt.NDArray[Any]
 
@@ -42,11 +42,11 @@ class FastRollouts(OnPolicyAlgorithm):
         :param n_rollout_steps: steps of each environment
         :return: False if the callback ended the training before the rollout was complete
         """
+        assert self._last_obs is not None, "No previous observation was provided"
         actor = FastActor.of(self.policy)
         if actor is None or type(rollout_buffer) is not RolloutBuffer or n_rollout_steps != rollout_buffer.buffer_size:
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
-        assert self._last_obs is not None, "No previous observation was provided"
         self.policy.set_training_mode(False)
         n_steps = 0
         rollout_buffer.reset()
@@ -62,9 +62,9 @@ class FastRollouts(OnPolicyAlgorithm):
                 self.policy.reset_noise(env.num_envs)
                 actor.read_exploration()
 
-            obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-            actions = actor.act(obs_tensor, n_steps)
-            values, log_probs = batch.promise(obs_tensor, actions)
+            observations = cast(Array, self._last_obs)
+            actions = actor.act(observations, n_steps)
+            obs_tensor, values, log_probs = batch.promise(observations, actions)
 
             clipped_actions = actions
             if isinstance(self.action_space, spaces.Box):
@@ -84,7 +84,7 @@ class FastRollouts(OnPolicyAlgorithm):
 
             self._update_info_buffer(infos, dones)
             n_steps += 1
-            batch.add(self._last_obs, actions, rewards, self._last_episode_starts, dones, infos)
+            batch.add(observations, actions, rewards, cast(Array, self._last_episode_starts), dones, infos)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
 
@@ -101,7 +101,12 @@ class FastRollouts(OnPolicyAlgorithm):
 
 
 class _Batch:
-    """What of a rollout can wait for its end."""
+    """
+    What of a rollout can wait for its end.
+
+    :param policy: plain, as it is during the whole rollout
+    :param buffer: to be filled
+    """
 
     def __init__(self, policy: ActorCriticPolicy, buffer: RolloutBuffer) -> None:
         self.policy, self.buffer = policy, buffer
@@ -109,29 +114,33 @@ class _Batch:
         self.truncations: list[tuple[int, int, Array]] = []
         self.values = self.log_probs = th.empty(0)
 
-    def promise(self, observations: th.Tensor, actions: Array) -> tuple[th.Tensor, th.Tensor]:
-        """The values and log-probabilities of the next step to be added."""
-        promises = (_Promise(), _Promise())
-        for promise, result in zip(promises, (self.values_of, self.log_probs_of), strict=True):
-            promise.keep = partial(result, len(self.actions), observations, actions)
-        return promises
+    def promise(self, observations: Array, actions: Array) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """The tensors of the observations, values and log-probabilities of the next step to be added."""
+        step = len(self.actions)
+        promises = (
+            Promise(th.as_tensor, observations),
+            Promise(self.values_of, step, observations),
+            Promise(self.log_probs_of, step, observations, actions),
+        )
+        return cast(tuple[th.Tensor, th.Tensor, th.Tensor], promises)
 
-    def values_of(self, step: int, observations: th.Tensor, actions: Array) -> th.Tensor:
+    def values_of(self, step: int, observations: Array) -> th.Tensor:
         """Shape (environments, 1): of a step of the batch once that is computed, until then computed for itself."""
         if step < len(self.values):
             return self.values[step]
         with th.no_grad():
-            return self.policy.predict_values(observations)
+            return self.policy.predict_values(th.as_tensor(observations))
 
-    def log_probs_of(self, step: int, observations: th.Tensor, actions: Array) -> th.Tensor:
+    def log_probs_of(self, step: int, observations: Array, actions: Array) -> th.Tensor:
         """Shape (environments,), as :meth:`values_of`."""
         if step < len(self.log_probs):
             return self.log_probs[step]
         with th.no_grad():
-            return self.policy.get_distribution(observations).log_prob(self._as_policy_makes_them(actions))
+            distribution = self.policy.get_distribution(th.as_tensor(observations))
+            return distribution.log_prob(self._as_policy_makes_them(actions))
 
     def add(
-        self, observations: Any, actions: Array, rewards: Array, starts: Array, dones: Array, infos: list[dict[str, Any]]
+        self, observations: Array, actions: Array, rewards: Array, starts: Array, dones: Array, infos: list[dict[str, Any]]
     ) -> None:
         """A step of all environments."""
         buffer = self.buffer
@@ -140,18 +149,19 @@ class _Batch:
         buffer.actions[step] = actions.reshape(buffer.actions.shape[1:])
         buffer.rewards[step] = rewards
         buffer.episode_starts[step] = starts
-        buffer.pos += 1
-        buffer.full = buffer.pos == buffer.buffer_size
+        buffer.pos = step + 1
         self.actions.append(actions)
-        for index in np.flatnonzero(dones):
-            last = infos[index].get("terminal_observation")
-            if last is not None and infos[index].get("TimeLimit.truncated", False):
-                self.truncations.append((step, index, np.array(last)))
+        for index, done in enumerate(dones.tolist()):
+            if done and infos[index].get("TimeLimit.truncated", False):
+                last = infos[index].get("terminal_observation")
+                if last is not None:
+                    self.truncations.append((step, index, np.array(last)))
 
     @th.no_grad()
     def compute(self) -> None:
-        """Fill in the values, the log-probabilities, and the rewards' share of what truncated episodes would have gone on to."""
+        """Values, log-probabilities, and what truncated episodes would have gone on to earn, into the buffer."""
         buffer, n_steps = self.buffer, len(self.actions)
+        buffer.full = n_steps == buffer.buffer_size
         if n_steps == 0:
             return
         observations = th.as_tensor(buffer.observations[:n_steps].reshape(-1, *buffer.obs_shape))
@@ -169,26 +179,6 @@ class _Batch:
         if isinstance(self.policy.action_space, spaces.Discrete):
             return th.as_tensor(actions.reshape(-1))
         return th.as_tensor(actions.reshape(len(actions), -1))
-
-
-class _Promise(th.Tensor):
-    """A tensor that is computed when something is done with it."""
-
-    keep: partial[th.Tensor]
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*_kept(args), **_kept(kwargs or {}))
-
-
-def _kept(value: Any) -> Any:
-    if isinstance(value, _Promise):
-        return value.keep()
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(_kept, value))
-    if isinstance(value, dict):
-        return {key: _kept(item) for key, item in value.items()}
-    return value
 
 
 def _estimate_advantages(buffer: RolloutBuffer, last_values: Array, dones: Array) -> None:

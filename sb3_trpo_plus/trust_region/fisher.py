@@ -56,7 +56,7 @@ def mlp_fisher(blocks: Sequence[OutputBlock], jacobian: MlpJacobian) -> FisherVe
         if len(blocks) == 1:
             weighted = blocks[0].metric(change)
         else:
-            pieces = zip(blocks, change.split(widths, dim=-1), strict=True)
+            pieces = zip(blocks, th.split(change, widths, dim=-1), strict=True)
             weighted = th.cat([block.metric(piece) for block, piece in pieces], dim=-1)
         jacobian.pull(weighted, out=result)
         return result.div_(len(change))

@@ -27,7 +27,7 @@ class Mlp:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Weight and bias of each layer in turn: the order of the flat vectors that :class:`MlpJacobian` takes and gives."""
-        return [parameter for layer in self.layers for parameter in (layer.weight, layer.bias)]
+        return [parameter for layer in self.layers for parameter in layer.parameters()]
 
     @property
     def size(self) -> int:
