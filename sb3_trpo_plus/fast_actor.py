@@ -115,8 +115,10 @@ class FastActor:
 
     def _state_dependent_noise(self, latent: Array) -> Array:
         if len(latent) == 1 or len(latent) != len(self.matrices):
-            return latent.dot(self.matrix)
-        return np.matmul(latent[:, None], self.matrices)[:, 0]
+            noise: Array = np.einsum("ij,jk->ik", latent, self.matrix)
+        else:
+            noise = np.einsum("ij,ijk->ik", latent, self.matrices)
+        return noise
 
 
 def _noise(policy: ActorCriticPolicy, shape: tuple[int, ...]) -> th.Tensor:

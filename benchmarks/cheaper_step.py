@@ -1,0 +1,179 @@
+"""
+Is the cheaper step as good? Conjugate gradients stopped at a relative residual of 0.1, with the Fisher matrix on every fifth
+sample, against the full solve: the surrogate's improvement by each from the same policy and rollout, and the returns that
+training with each ends at.
+
+One CSV row a run in benchmarks/results/cheaper_step.csv; runs that have a row are skipped, so it can be stopped and started
+again.
+
+    python benchmarks/cheaper_step.py            # run what is missing (hours), then print the tables
+    python benchmarks/cheaper_step.py --table    # only print them
+"""
+
+import argparse
+import csv
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from speed import CARTPOLE, CHEAPER, CHEETAH, MUJOCO, WIDE, make_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
+from tqdm import tqdm
+
+import sb3_trpo_plus
+from sb3_trpo_plus import TRPO
+
+RESULTS = Path(__file__).parent / "results" / "cheaper_step.csv"
+SETTINGS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "CartPole-v1": ("CartPole-v1", CARTPOLE, 100_000),
+    "HalfCheetah-v4": ("HalfCheetah-v4", CHEETAH, 200_000),
+    "Hopper-v4": ("Hopper-v4", MUJOCO, 200_000),
+    "HalfCheetah-v4 256x256": ("HalfCheetah-v4", {**CHEETAH, "policy_kwargs": WIDE}, 0),
+    "Humanoid-v4": ("Humanoid-v4", MUJOCO, 0),
+}
+SEEDS = range(10)
+UPDATES = 100
+Run = tuple[str, str, int]
+
+
+class Compared(TRPO):
+    """Takes the full step, after trying the cheaper one from the same policy on the same rollout."""
+
+    ratios: list[tuple[float, float]]
+
+    def _improve_policy(self) -> list[th.nn.Parameter]:
+        start, generator = self.policy.state_dict(), np.random.get_state()  # noqa: NPY002
+        start = {name: value.clone() for name, value in start.items()}
+        options = {name: getattr(self, name) for name in CHEAPER}
+        gains = []
+        for chosen in (CHEAPER, options):
+            vars(self).update(chosen)
+            self.policy.load_state_dict(start)
+            np.random.set_state(generator)  # noqa: NPY002
+            parameters = super()._improve_policy()
+            logged = self.logger.name_to_value
+            # The surrogate starts at the mean of normalised advantages, which is 0.
+            gains.append((logged["train/policy_objective"], logged["train/kl_mean"]))
+        (cheap, cheap_kl), (full, full_kl) = gains
+        if full > 0 and cheap_kl > 0:
+            # To first order the improvement goes with the step's length, the root of the KL.
+            self.ratios.append((cheap / full, cheap / full * (full_kl / cheap_kl) ** 0.5))
+        return parameters
+
+
+def train(run: Run) -> dict[str, Any]:
+    """One training, on one thread."""
+    name, what, seed = run
+    warnings.simplefilter("ignore")
+    th.set_num_threads(1)
+    env_id, settings, timesteps = SETTINGS[name]
+    env = make_env(env_id, seed)
+    row: dict[str, Any] = {"workload": name, "what": what, "seed": seed}
+    start = time.perf_counter()
+    if what == "compared":
+        compared = Compared("MlpPolicy", env, seed=seed, device="cpu", **settings)
+        compared.ratios = []
+        compared.learn(UPDATES * compared.n_steps * compared.n_envs)
+        raw, equal_kl = zip(*compared.ratios, strict=True)
+        row |= {
+            "steps": compared.num_timesteps,
+            "mean_return": "",
+            "updates": len(raw),
+            "median_ratio": round(statistics.median(raw), 4),
+            "median_ratio_at_equal_kl": round(statistics.median(equal_kl), 4),
+            "mean_ratio_at_equal_kl": round(statistics.mean(equal_kl), 4),
+        }
+    else:
+        options = CHEAPER if what == "cheaper step" else {}
+        model = TRPO("MlpPolicy", env, seed=seed, device="cpu", **{**settings, **options}).learn(timesteps)
+        test_env = make_env(env_id, 10_000 + seed)
+        if isinstance(test_env, VecNormalize):
+            assert isinstance(env, VecNormalize)
+            test_env.obs_rms, test_env.training, test_env.norm_reward = env.obs_rms, False, False
+        returns, _ = evaluate_policy(model, test_env, 20)
+        row |= {"steps": model.num_timesteps, "mean_return": round(float(np.mean(returns)), 2)}
+        row |= dict.fromkeys(("updates", "median_ratio", "median_ratio_at_equal_kl", "mean_ratio_at_equal_kl"), "")
+    described = f"{platform.machine()}, Python {platform.python_version()}, torch {th.__version__}, 1 thread"
+    return row | {
+        "seconds": round(time.perf_counter() - start, 1),
+        "version": sb3_trpo_plus.__version__,
+        "machine": described,
+    }
+
+
+def all_runs() -> Iterator[Run]:
+    """The comparisons first, then the returns, seed by seed."""
+    yield from ((name, "compared", 0) for name in SETTINGS)
+    for seed in SEEDS:
+        for name in SETTINGS:
+            if SETTINGS[name][2]:
+                yield from ((name, what, seed) for what in ("full solve", "cheaper step"))
+
+
+def finished() -> list[dict[str, str]]:
+    """The rows of the results file."""
+    if not RESULTS.is_file():
+        return []
+    with RESULTS.open() as file:
+        return list(csv.DictReader(file))
+
+
+def run_missing(jobs: int) -> None:
+    """Train what has no row yet."""
+    done = {(row["workload"], row["what"], int(row["seed"])) for row in finished()}
+    missing = [run for run in all_runs() if run not in done]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(train, run) for run in missing]
+        for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
+            row = future.result()
+            is_new = not RESULTS.is_file()
+            with RESULTS.open("a", newline="") as file:
+                writer = csv.DictWriter(file, row, lineterminator="\n")
+                if is_new:
+                    writer.writeheader()
+                writer.writerow(row)
+
+
+def print_tables() -> None:
+    """The comparison of steps, and the returns."""
+    rows = finished()
+    print(
+        "| workload | updates | median improvement, cheap over full | at equal KL | mean at equal KL |\n|---|---|---|---|---|"
+    )
+    for row in rows:
+        if row["what"] == "compared":
+            ratios = (row[key] for key in ("median_ratio", "median_ratio_at_equal_kl", "mean_ratio_at_equal_kl"))
+            print(f"| {row['workload']} | {row['updates']} | {' | '.join(ratios)} |")
+    print("\n| environment | steps | | mean return of each seed | mean | standard error |\n|---|---|---|---|---|---|")
+    for name, (_, _, steps) in SETTINGS.items():
+        for what in ("full solve", "cheaper step"):
+            found = [row for row in rows if (row["workload"], row["what"]) == (name, what)]
+            if not steps or not found:
+                continue
+            returns = [float(row["mean_return"]) for row in sorted(found, key=lambda row: int(row["seed"]))]
+            error = statistics.stdev(returns) / len(returns) ** 0.5 if len(returns) > 1 else float("nan")
+            each = ", ".join(f"{value:.0f}" for value in returns)
+            print(f"| {name} | {steps:,} | {what} | {each} | {statistics.mean(returns):.0f} | {error:.0f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
+    args = parser.parse_args()
+    if not args.table:
+        run_missing(args.jobs)
+    print_tables()
+
+
+if __name__ == "__main__":
+    main()
