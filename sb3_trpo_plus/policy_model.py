@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import distributions as td
@@ -135,8 +135,11 @@ def _closed_form(
 
     # Means depend on the network alone, standard deviations on log_std alone: the Fisher matrix has a block for each.
     mean, std = blocks
-    of_network, of_log_std = mlp_fisher([mean], jacobian), gauss_newton_fisher([std], [policy.log_std])
-    n_std = policy.log_std.numel()
+    of_network, n_std = mlp_fisher([mean], jacobian), policy.log_std.numel()
+    of_log_std = gauss_newton_fisher([std], [policy.log_std])
+    if isinstance(policy.action_dist, DiagGaussianDistribution):
+        # One standard deviation for all states, of metric 2 in its logarithm, averaged over the dimensions as all of the KL is.
+        of_log_std = lambda vector: vector * (2 / n_std)  # noqa: E731
     return lambda vector: th.cat([of_log_std(vector[:n_std]), of_network(vector[n_std:])])
 
 

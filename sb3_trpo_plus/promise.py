@@ -8,7 +8,7 @@ import torch as th
 
 class Promise:
     """
-    Stands in for a tensor until somebody asks anything of it, and behaves as that tensor then.
+    Stands in for a tensor until somebody asks anything of it, and then behaves as that tensor, but for ``isinstance``.
 
     Not a subclass of tensors: between the steps of an environment, with torch's code out of the processor's caches, making one
     takes ten microseconds, and thousands of them keep Python's garbage collector busy.
@@ -27,14 +27,6 @@ class Promise:
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*_kept(args), **_kept(kwargs or {}))
-
-    @property
-    def __class__(self) -> Any:
-        return th.Tensor
-
-    @__class__.setter
-    def __class__(self, value: Any) -> None:
-        raise TypeError("a promise's class can't be changed")
 
 
 def _kept(value: Any) -> Any:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch as th
 
-CHECK_RESIDUAL_EVERY = 10
+CHECK_RESIDUAL_EVERY = 30
 DRIFT = 0.1
 
 
@@ -36,7 +36,7 @@ def conjugate_gradient(
     Stops when ||r|| <= residual_tol * ||b||, after ``max_steps`` iterations, or at a breakdown: a curvature p'Ap that is
     not positive (A is not positive definite along p) or not finite. Then the last x before it is returned.
 
-    The recursion for r drifts away from b - A x. So every tenth iteration, and before r is believed to be small, b - A x is
+    The recursion for r drifts away from b - A x. So every thirtieth iteration, and before r is believed to be small, b - A x is
     computed; where the two differ by more than a tenth, the iteration starts again from x. Replacing r alone would not do:
     the direction, still conjugate for the old r, can keep the error from ever falling again.
 
