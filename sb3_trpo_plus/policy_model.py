@@ -135,12 +135,18 @@ def _closed_form(
 
     # Means depend on the network alone, standard deviations on log_std alone: the Fisher matrix has a block for each.
     mean, std = blocks
-    of_network, n_std = mlp_fisher([mean], jacobian), policy.log_std.numel()
-    of_log_std = gauss_newton_fisher([std], [policy.log_std])
-    if isinstance(policy.action_dist, DiagGaussianDistribution):
-        # One standard deviation for all states, of metric 2 in its logarithm, averaged over the dimensions as all of the KL is.
-        of_log_std = lambda vector: vector * (2 / n_std)  # noqa: E731
-    return lambda vector: th.cat([of_log_std(vector[:n_std]), of_network(vector[n_std:])])
+    n_std = policy.log_std.numel()
+    result = policy.log_std.new_empty(n_std + network.size)
+    of_network, of_log_std = mlp_fisher([mean], jacobian, result[n_std:]), gauss_newton_fisher([std], [policy.log_std])
+    # Where all states share one standard deviation, its metric is 2 in the logarithm, averaged over the dimensions.
+    is_shared = isinstance(policy.action_dist, DiagGaussianDistribution)
+
+    def product(vector: th.Tensor) -> th.Tensor:
+        result[:n_std] = vector[:n_std] * (2 / n_std) if is_shared else of_log_std(vector[:n_std])
+        of_network(vector[n_std:])
+        return result
+
+    return product
 
 
 def first_not_finite(rollout_buffer: RolloutBuffer) -> str | None:

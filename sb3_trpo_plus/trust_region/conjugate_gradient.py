@@ -36,51 +36,67 @@ def conjugate_gradient(
     Stops when ||r|| <= residual_tol * ||b||, after ``max_steps`` iterations, or at a breakdown: a curvature p'Ap that is
     not positive (A is not positive definite along p) or not finite. Then the last x before it is returned.
 
-    The recursion for r drifts away from b - A x. So every thirtieth iteration, and before r is believed to be small, b - A x is
-    computed; where the two differ by more than a tenth, the iteration starts again from x. Replacing r alone would not do:
+    The recursion for r drifts away from b - A x. So every thirtieth iteration, and before r is believed to be small, b - A x
+    is computed; where the two differ by more than a tenth, the iteration starts again from x. Replacing r alone would not do:
     the direction, still conjugate for the old r, can keep the error from ever falling again.
+
+    On an accelerator nothing is read back before the end: iterations after the stop change nothing, and a small r is believed.
 
     Source: Hestenes and Stiefel, 1952; Nocedal and Wright, "Numerical Optimization", 2006, algorithm 5.2. Unlike
     sb3-contrib's solver, which starts from small random numbers, it draws none, and its tolerance is relative.
 
-    :param product: v -> A v, both of shape (n,)
+    :param product: v -> A v, both of shape (n,); what it returns need only be valid until the next call
     :param b: right-hand side, shape (n,), finite
     :param max_steps: limit on the iterations, at least 1
     :param residual_tol: relative residual at which to stop, at least 0
     :return: the solution and what happened
     """
+    can_look = _can_look(b)
     norm = th.linalg.vector_norm(b)
-    x, a_x = th.zeros_like(b), th.zeros_like(b)
-    if norm == 0:
-        return CGResult(x, a_x, 0, 0.0)
-    # Of unit length, so that squares of a small gradient do not underflow.
-    b = b / norm
-    direction = residual = b
+    # Of unit length, so that squares of a small gradient do not underflow; b = 0 stays 0.
+    b = b / norm.clamp(min=th.finfo(b.dtype).tiny)
+    x, residual, direction, true_residual = th.zeros_like(b), b.clone(), b.clone(), th.empty_like(b)
     squared_norm = residual.dot(residual)
     target = residual_tol**2
-    breakdown = None
-    iterations = checked_at = 0
+    active, is_sound = squared_norm > target, th.ones_like(squared_norm, dtype=th.bool)
+    iterations, bad_curvature = th.zeros_like(squared_norm), th.zeros_like(squared_norm)
+    checked_at = 0
 
-    while iterations < max_steps and squared_norm > target:
+    for i in range(1, max_steps + 1):
+        if can_look and not active:
+            break
         a_direction = product(direction)
         curvature = direction.dot(a_direction)
-        if not (th.isfinite(curvature) and curvature > 0):
-            breakdown = f"curvature p'Ap is {curvature.item():.3g} in iteration {iterations + 1}"
+        breaks = active & ~(th.isfinite(curvature) & (curvature > 0))
+        bad_curvature = th.where(breaks, curvature, bad_curvature)
+        is_sound, active = is_sound & ~breaks, active & ~breaks
+        if can_look and not active:
             break
-        step = squared_norm / curvature
-        x = x + step * direction
-        residual = residual - step * a_direction
+        iterations += active
+        step = th.where(active, squared_norm / curvature, 0.0)
+        x.addcmul_(direction, step)
+        residual.addcmul_(a_direction if can_look else th.where(active, a_direction, 0.0), step, value=-1)
         previous, squared_norm = squared_norm, residual.dot(residual)
-        direction = residual + (squared_norm / previous) * direction
-        iterations += 1
+        direction.mul_(th.where(active, squared_norm / previous, 0.0)).add_(residual)
 
-        if iterations % CHECK_RESIDUAL_EVERY == 0 or squared_norm <= target:
-            a_x, checked_at = product(x), iterations
-            true_residual = b - a_x
-            if th.linalg.vector_norm(true_residual - residual) > DRIFT * th.linalg.vector_norm(true_residual):
-                direction = residual = true_residual
-                squared_norm = residual.dot(residual)
+        if i % CHECK_RESIDUAL_EVERY == 0 or (can_look and squared_norm <= target):
+            th.sub(b, product(x), out=true_residual)
+            checked_at = i
+            difference = th.linalg.vector_norm(true_residual - residual)
+            drifted = active & (difference > DRIFT * th.linalg.vector_norm(true_residual))
+            for vector in (residual, direction):
+                vector.copy_(th.where(drifted, true_residual, vector))
+            squared_norm = residual.dot(residual)
+        active = active & (squared_norm > target)
 
-    if checked_at != iterations:
-        a_x = product(x)
-    return CGResult(norm * x, norm * a_x, iterations, th.linalg.vector_norm(b - a_x).item(), breakdown)
+    done = int(iterations)
+    if not 0 < done == checked_at:
+        th.sub(b, product(x), out=true_residual)
+    relative_residual, a_x = th.linalg.vector_norm(true_residual), b - true_residual
+    breakdown = None if is_sound else f"curvature p'Ap is {bad_curvature.item():.3g} in iteration {done + 1}"
+    return CGResult(norm * x, norm * a_x, done, relative_residual.item(), breakdown)
+
+
+def _can_look(tensor: th.Tensor) -> bool:
+    """Whether Python may branch on its values without waiting for an accelerator's queue of work."""
+    return tensor.device.type == "cpu"

@@ -39,17 +39,18 @@ def gauss_newton_fisher(blocks: Sequence[OutputBlock], parameters: Sequence[th.T
     return product
 
 
-def mlp_fisher(blocks: Sequence[OutputBlock], jacobian: MlpJacobian) -> FisherVectorProduct:
+def mlp_fisher(blocks: Sequence[OutputBlock], jacobian: MlpJacobian, out: th.Tensor | None = None) -> FisherVectorProduct:
     """
     The same product for a plain MLP, in closed form: about a third of the time that two reverse passes take.
 
     :param blocks: they share the MLP's outputs among them, in their order along the last dimension
     :param jacobian: of the outputs by the parameters
+    :param out: where each product is put, shape (number of parameters,), contiguous; None: in memory of its own
     :return: function of a vector of shape (number of parameters,), to the product of the same shape, which is valid until the
         next call
     """
     widths = [block.output.shape[-1] for block in blocks]
-    result = jacobian.inputs[0].new_empty(jacobian.network.size)
+    result = jacobian.inputs[0].new_empty(jacobian.network.size) if out is None else out
 
     def product(vector: th.Tensor) -> th.Tensor:
         change = jacobian.push(vector)

@@ -112,7 +112,7 @@ def trust_region_step(
     if norm == 0.0:
         return unchanged("the gradient of the surrogate objective is zero")
 
-    cg = conjugate_gradient(lambda v: fisher(v).add(v, alpha=damping), gradient, cg_max_steps, cg_residual_tol)
+    cg = conjugate_gradient(lambda v: fisher(v).add_(v, alpha=damping), gradient, cg_max_steps, cg_residual_tol)
     solved = {"cg_iterations": cg.iterations, "cg_relative_residual": cg.relative_residual}
     curvature = cg.solution.dot(cg.product).item()
     if not (math.isfinite(curvature) and curvature > 0):

@@ -7,7 +7,7 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_trpo_plus.trust_region.conjugate_gradient import conjugate_gradient
+from sb3_trpo_plus.trust_region.conjugate_gradient import CGResult, conjugate_gradient
 
 
 def positive_definite(n: int, condition: float, seed: int, dtype: th.dtype = th.float64) -> th.Tensor:
@@ -127,3 +127,56 @@ def test_argument_is_not_changed() -> None:
     b = th.tensor([1.0, 2.0])
     conjugate_gradient(lambda v: 3 * v, b, 10, 0.0)
     assert b.tolist() == [1.0, 2.0]
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on a GPU, where branching on a number would wait for the queue of work."""
+    monkeypatch.setattr("sb3_trpo_plus.trust_region.conjugate_gradient._can_look", lambda tensor: False)
+
+
+@pytest.mark.usefixtures("accelerator")
+@pytest.mark.parametrize("seed", range(20))
+def test_without_looking_at_numbers_the_solution_is_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = positive_definite(20, 10.0 ** (seed % 5), seed), th.randn(20, generator=th.Generator().manual_seed(seed)).double()
+    blind = conjugate_gradient(lambda v: a @ v, b, 200, 1e-9)
+    monkeypatch.undo()
+    looking = conjugate_gradient(lambda v: a @ v, b, 200, 1e-9)
+    assert blind.iterations == looking.iterations
+    th.testing.assert_close(blind.solution, looking.solution, rtol=1e-6, atol=1e-9)
+    th.testing.assert_close(blind.product, a @ blind.solution)
+    assert blind.relative_residual == pytest.approx(looking.relative_residual, abs=1e-10)
+
+
+@pytest.mark.usefixtures("accelerator")
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -1.0])
+def test_without_looking_a_breakdown_keeps_the_last_solution(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    def solve() -> CGResult:
+        calls: list[int] = []
+
+        def product(v: th.Tensor) -> th.Tensor:
+            calls.append(1)
+            return v * th.arange(1.0, 4.0) * (1.0 if len(calls) < 3 else bad)
+
+        return conjugate_gradient(product, th.ones(3), 10, 0.0)
+
+    blind = solve()
+    monkeypatch.undo()
+    looking = solve()
+    assert (blind.iterations, blind.breakdown) == (looking.iterations, looking.breakdown) == (2, blind.breakdown)
+    assert blind.breakdown is not None
+    th.testing.assert_close(blind.solution, looking.solution)
+
+
+@pytest.mark.usefixtures("accelerator")
+def test_without_looking_zero_is_solved_by_zero() -> None:
+    result = conjugate_gradient(lambda v: v, th.zeros(3), 10, 1e-5)
+    assert (result.iterations, result.relative_residual) == (0, 0.0)
+    assert not result.solution.any()
+
+
+def test_product_may_use_its_memory_again() -> None:
+    a, b, memory = positive_definite(20, 100, 0), th.ones(20, dtype=th.float64), th.empty(20, dtype=th.float64)
+    result = conjugate_gradient(lambda v: th.mv(a, v, out=memory), b, 100, 1e-12)
+    th.testing.assert_close(result.solution, th.linalg.solve(a, b), rtol=1e-8, atol=1e-10)
+    th.testing.assert_close(result.product, a @ result.solution)

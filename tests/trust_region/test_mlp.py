@@ -1,6 +1,7 @@
 """Closed forms for plain MLPs against autograd, in float64."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch as th
@@ -18,7 +19,7 @@ SIZES = {"sizes": st.lists(st.integers(1, 5), min_size=2, max_size=5), "seed": s
 def make(sizes: list[int], activation: type[nn.Module], seed: int) -> tuple[Mlp, nn.Sequential, th.Tensor]:
     """The network in both forms, and inputs."""
     th.manual_seed(seed)
-    layers = [nn.Linear(n, m).double() for n, m in zip(sizes[:-1], sizes[1:], strict=True)]
+    layers = [nn.Linear(n, m).double() for n, m in pairwise(sizes)]
     activations = [activation() for _ in layers[1:]]
     modules = [layers[0], *(module for pair in zip(activations, layers[1:], strict=True) for module in pair)]
     return Mlp(layers, activations), nn.Sequential(*modules), th.randn(6, sizes[0], dtype=th.float64)
