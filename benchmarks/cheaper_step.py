@@ -49,7 +49,7 @@ CHEAPER_STEPS: dict[str, dict[str, Any]] = {
     "tolerance 0.1, every 5th sample": {"cg_residual_tol": 0.1, "fisher_sub_sampling_factor": 5},
 }
 COLUMNS = dict(zip(("tol_0.02", "tol_0.1", "tol_0.1_every_5th"), CHEAPER_STEPS, strict=True))
-WHAT = ("full solve", "tolerance 0.1, every 5th sample")
+WHAT = ("full solve", "tolerance 0.02")
 Run = tuple[str, str, int]
 
 

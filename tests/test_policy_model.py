@@ -9,10 +9,11 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common import distributions as sb3
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from torch import distributions as td
 from torch import nn
 
-from sb3_trpo_plus import TRPO, policy_model
+from sb3_trpo_plus import TRPO, networks, policy_model
 from sb3_trpo_plus.trust_region.fisher import hessian_fisher
 from tests.conftest import DISTRIBUTIONS, DoubleExtractor, collect, random_env
 
@@ -201,3 +202,87 @@ def test_first_not_finite_part_of_a_rollout_is_named(part: str, words: str) -> N
     found = policy_model.first_not_finite(buffer)
     assert found is not None
     assert words in found
+
+
+class ImageExtractor(BaseFeaturesExtractor):
+    """Two small convolutions, the activation between them one that may be given no rule for forward mode."""
+
+    def __init__(self, observation_space: spaces.Box, activation: Any = th.tanh) -> None:
+        super().__init__(observation_space, 2)
+        self.first, self.second = nn.Conv2d(1, 2, 3, 2), nn.Conv2d(2, 2, 2)
+        self.activation = activation
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.second(self.activation(self.first(observations.double()))).flatten(1)
+
+
+class ReverseOnly(th.autograd.Function):
+    """tanh without forward mode."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: th.Tensor) -> th.Tensor:
+        ctx.save_for_backward(inputs)
+        return th.tanh(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: th.Tensor) -> th.Tensor:
+        (inputs,) = ctx.saved_tensors
+        return gradient * (1 - th.tanh(inputs) ** 2)
+
+
+@pytest.mark.parametrize("activation", [th.tanh, ReverseOnly.apply])
+@pytest.mark.parametrize("share_features_extractor", [True, False])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_fisher_product_of_convolutions_is_the_hessian_of_sb3s_kl(
+    name: str, share_features_extractor: bool, activation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In chunks, the last of them smaller, and with the parameters back in their places afterwards."""
+    monkeypatch.setattr(policy_model, "CHUNK", 5)
+    space, options = DISTRIBUTIONS[name]
+    policy_kwargs = {
+        "net_arch": [3], "features_extractor_class": ImageExtractor, "features_extractor_kwargs": {"activation": activation},
+        "share_features_extractor": share_features_extractor, **options.get("policy_kwargs", {}),
+    }  # fmt: skip
+    env = random_env(space, spaces.Box(-1.0, 1.0, (1, 6, 6)))
+    policy = TRPO("MlpPolicy", env, n_steps=32, seed=0, **{**options, "policy_kwargs": policy_kwargs}).policy.double()
+    observations = th.rand(13, 1, 6, 6, dtype=th.float64)
+    names = {n for n, _ in policy.named_parameters()}
+    old, new = (policy_model.action_distribution(policy, observations) for _ in range(2))
+    parameters, _ = policy_model.actor_gradient(policy, policy_model.kl_divergence(old, new).mean())
+    with th.no_grad():
+        old = policy_model.action_distribution(policy, observations)
+    new = policy_model.action_distribution(policy, observations)
+    hessian = hessian_fisher(sb3.kl_divergence(old, new).mean(), parameters)
+    product = policy_model.fisher_vector_product(policy, observations, parameters)
+    for _ in range(3):
+        vector = th.randn(sum(p.numel() for p in parameters), dtype=th.float64)
+        expected = hessian(vector)
+        assert expected.abs().max() > 1e-4
+        th.testing.assert_close(product(vector), expected, rtol=1e-7, atol=1e-9)
+    assert {n for n, _ in policy.named_parameters()} == names
+    assert all(isinstance(parameter, nn.Parameter) for parameter in policy.parameters())
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_closed_form_of_plain_mlps_is_the_general_product(name: str) -> None:
+    """Only of plain MLPs there is one: an extractor that does nothing more keeps the general form, in the same precision."""
+    plain, general = make(name), make(name, policy_kwargs={"features_extractor_class": FloatExtractor})
+    general.policy.load_state_dict(plain.policy.state_dict())
+    observations = th.randn(40, 4)
+    products = []
+    for model in (plain, general):
+        old = policy_model.action_distribution(model.policy, observations)
+        new = policy_model.action_distribution(model.policy, observations)
+        parameters, _ = policy_model.actor_gradient(model.policy, policy_model.kl_divergence(old, new).mean())
+        th.manual_seed(1)
+        vectors = th.randn(5, sum(p.numel() for p in parameters))
+        product = policy_model.fisher_vector_product(model.policy, observations, parameters)
+        products.append([product(vector).clone() for vector in vectors])
+    assert networks.plain_actor(plain.policy) is not None
+    assert networks.plain_actor(general.policy) is None
+    for one, other in zip(*products, strict=True):
+        th.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+class FloatExtractor(FlattenExtractor):
+    pass

@@ -1,6 +1,7 @@
 """Products of the Fisher information matrix of a policy with a vector, without the matrix."""
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 
 import torch as th
 
@@ -9,32 +10,67 @@ from sb3_trpo_plus.trust_region.metric import OutputBlock
 from sb3_trpo_plus.trust_region.mlp import MlpJacobian
 
 FisherVectorProduct = Callable[[th.Tensor], th.Tensor]
+Push = Callable[[th.Tensor], Sequence[th.Tensor]]
 
 
-def gauss_newton_fisher(blocks: Sequence[OutputBlock], parameters: Sequence[th.Tensor]) -> FisherVectorProduct:
+def gauss_newton_fisher(
+    blocks: Sequence[OutputBlock], parameters: Sequence[th.Tensor], push: Push | None = None
+) -> FisherVectorProduct:
     """
     F v = mean over states of J' M J v: positive semi-definite by construction, also in floating point.
 
-    J v is the derivative of J' u, which is linear in u, with respect to u. That takes reverse mode alone, so it works for
-    any network that can be differentiated twice.
+    J v is ``push(v)``; without that, or where forward mode has no rule for some layer, it is the derivative of J' u, which is
+    linear in u, with respect to u. That takes reverse mode alone, so it works for any network that can be differentiated
+    twice.
 
     Sources: Schulman et al., "Trust Region Policy Optimization", 2015, appendix C.1; Martens, "New insights and
     perspectives on the natural gradient method", 2020, section 8.
 
     :param blocks: outputs of the policy with their metric, the states along the first dimension of each
     :param parameters: tensors that the outputs are differentiated by
+    :param push: gives the changes of all blocks' outputs with a change of the parameters, by forward mode
     :return: function of a vector of shape (number of parameters,), to the product of the same shape
     """
-    blocks = [block for block in blocks if block.output.requires_grad]
+    depends = [block.output.requires_grad for block in blocks]
+    blocks = list(compress(blocks, depends))
     outputs = [block.output for block in blocks]
-    n_states = outputs[0].shape[0]
-    probes = [th.zeros_like(output, requires_grad=True) for output in outputs]
-    pullback = _flat_gradient(outputs, parameters, probes, create_graph=True)
+    by_reverse_mode = None if push else _push_by_reverse_mode(outputs, parameters)
 
     def product(vector: th.Tensor) -> th.Tensor:
-        changes = _gradients([pullback], probes, [vector])
+        nonlocal by_reverse_mode
+        if push and not by_reverse_mode:
+            try:
+                changes = list(compress(push(vector), depends))
+            except (NotImplementedError, RuntimeError):
+                by_reverse_mode = _push_by_reverse_mode(outputs, parameters)
+        if by_reverse_mode:
+            changes = list(by_reverse_mode(vector))
         weighted = [block.metric(change) for block, change in zip(blocks, changes, strict=True)]
-        return _flat_gradient(outputs, parameters, weighted) / n_states
+        return _flat_gradient(outputs, parameters, weighted) / len(outputs[0])
+
+    return product
+
+
+def _push_by_reverse_mode(outputs: Sequence[th.Tensor], parameters: Sequence[th.Tensor]) -> Push:
+    probes = [th.zeros_like(output, requires_grad=True) for output in outputs]
+    pullback = _flat_gradient(outputs, parameters, probes, create_graph=True)
+    return lambda vector: _gradients([pullback], probes, [vector])
+
+
+def sum_of_products(products: Sequence[FisherVectorProduct], weights: Sequence[float]) -> FisherVectorProduct:
+    """
+    The weighted sum of several matrices, as a product with a vector.
+
+    :param products: of the matrices
+    :param weights: one each
+    :return: function of a vector, to the product of the same shape
+    """
+
+    def product(vector: th.Tensor) -> th.Tensor:
+        result = th.zeros_like(vector)
+        for part, weight in zip(products, weights, strict=True):
+            result.add_(part(vector), alpha=weight)
+        return result
 
     return product
 
