@@ -2,8 +2,8 @@
 How much longer than simulating does learning take? Ours beside sb3-contrib's, with the same settings, seeds and machine.
 
 For each workload one process a library is started; they take turns, so that both meet the same noise of the machine, and the
-medians of the repeats are compared. Settings are RL Zoo's. "cheaper step" is ours with cg_residual_tol=0.1 and
-fisher_sub_sampling_factor=5.
+medians of the repeats are compared. Settings are RL Zoo's. "cheaper" is ours with cg_residual_tol=0.02, "cheapest" with
+cg_residual_tol=0.1 and fisher_sub_sampling_factor=5; what their steps are worth, cheaper_step.py measures.
 
     python benchmarks/speed.py            # measure (ten minutes), write results/speed.csv and the picture, print the tables
     python benchmarks/speed.py --table    # only print what results/speed.csv has
@@ -32,11 +32,11 @@ ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "speed.csv"
 PICTURE = ROOT.parent / "docs" / "images" / "speed.png"
 REPEATS = 5
-CHEAPER = {"cg_residual_tol": 0.1, "fisher_sub_sampling_factor": 5}
-VARIANTS = {
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sb3_contrib": ("sb3_contrib", {}),
     "ours": ("sb3_trpo_plus", {}),
-    "ours, cheaper step": ("sb3_trpo_plus", CHEAPER),
+    "ours, cheaper": ("sb3_trpo_plus", {"cg_residual_tol": 0.02}),
+    "ours, cheapest": ("sb3_trpo_plus", {"cg_residual_tol": 0.1, "fisher_sub_sampling_factor": 5}),
 }
 MUJOCO = {
     "n_steps": 1024, "batch_size": 128, "gamma": 0.99, "gae_lambda": 0.95, "cg_max_steps": 25, "cg_damping": 0.1,
@@ -69,7 +69,7 @@ class Workload(NamedTuple):
 
 
 CHEETAH = {**MUJOCO, "target_kl": 0.04}
-UPDATE_TARGET = "4 (cheaper step: 10)"
+UPDATE_TARGET = "4 (with a cheaper step: 10)"
 WORKLOADS = {
     "CartPole-v1": Workload("CartPole-v1", CARTPOLE, "learn", 8, "7", ("2.2", "2.2")),
     "HalfCheetah-v4 64x64": Workload("HalfCheetah-v4", CHEETAH, "learn", 2, "4", ("1.3", "1.3")),
@@ -122,8 +122,30 @@ class Subject:
         """Seconds of one measurement."""
         if self.workload.measured != "learn":
             return self.train()
+        model, step = self.model, self.model.env.step
+        self.actions: list[Any] = []
+
+        def recording_step(actions: Any) -> Any:
+            self.actions.append(actions)
+            return step(actions)
+
+        model.env.step = recording_step
+        model.env.seed(self.steps)
+        model._last_obs = None  # learn() then resets the environments, with this seed
         start = time.perf_counter()
-        self.model.learn(self.steps, reset_num_timesteps=False)
+        model.learn(self.steps, reset_num_timesteps=False)
+        seconds = time.perf_counter() - start
+        del model.env.step
+        return seconds
+
+    def bare(self) -> float:
+        """Seconds of the last measurement's steps again, by the environments alone: same seed, same actions, same episodes."""
+        env = make_env(self.workload.env, 1)
+        env.seed(self.steps)
+        env.reset()
+        start = time.perf_counter()
+        for actions in self.actions:
+            env.step(actions)
         return time.perf_counter() - start
 
     def train(self) -> float:
@@ -132,17 +154,6 @@ class Subject:
         with self.parts() as seconds:
             self.model.train()
         return seconds[self.workload.measured]
-
-    def bare(self) -> float:
-        """Seconds of as many steps of the environments alone, with actions drawn before."""
-        env = make_env(self.workload.env, 1)
-        env.action_space.seed(0)
-        env.reset()
-        actions = [[env.action_space.sample() for _ in range(env.num_envs)] for _ in range(self.steps // env.num_envs)]
-        start = time.perf_counter()
-        for action in actions:
-            env.step(action)
-        return time.perf_counter() - start
 
     @contextmanager
     def parts(self) -> Iterator[dict[str, float]]:
@@ -225,7 +236,8 @@ def measure(name: str, threads: int, repeats: int) -> list[dict[str, Any]]:
         connections[variant], theirs = context.Pipe()
         context.Process(target=serve, args=(theirs, name, variant, threads), daemon=True).start()
         theirs.close()
-        assert connections[variant].recv() == "ready"
+    for connection in connections.values():
+        assert connection.recv() == "ready"
 
     def ask(variant: str, order: str) -> Any:
         connections[variant].send(order)
@@ -235,10 +247,10 @@ def measure(name: str, threads: int, repeats: int) -> list[dict[str, Any]]:
     seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     bare = []
     for _ in range(repeats):
-        if is_learn:
-            bare.append(ask("ours", "bare"))
         for variant in VARIANTS:
             seconds[variant].append(ask(variant, "measure"))
+        if is_learn:
+            bare.append(ask("ours", "bare"))
     rows = []
     for variant in VARIANTS:
         parts = ask(variant, "breakdown") if is_learn else {}
@@ -302,24 +314,26 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
     for threads in sorted({int(row["threads"]) for row in rows}):
         print(f"\n{threads} thread{'s' * (threads > 1)}:\n")
         print(
-            "| workload | sb3-contrib | ours | ours, cheaper step | faster by | with the cheaper step | target "
-            "| learn() / bare env.step | target | peak memory of sb3-contrib's |"
+            "| workload | sb3-contrib | ours | faster by: ours | cheaper | cheapest | target "
+            "| learn() / bare env.step: ours | cheapest | target | peak memory, ours / sb3-contrib's |"
         )
-        print("|---|---|---|---|---|---|---|---|---|---|")
+        print("|---|---|---|---|---|---|---|---|---|---|---|")
         for name, workload in WORKLOADS.items():
             found = {row["variant"]: row for row in rows if row["workload"] == name and int(row["threads"]) == threads}
             if not found:
                 continue
-            theirs, ours, cheaper = (float(found[variant]["seconds"]) for variant in VARIANTS)
+            theirs, ours, cheaper, cheapest = (float(found[variant]["seconds"]) for variant in VARIANTS)
             memory = [float(found[variant]["peak_megabytes"]) for variant in VARIANTS]
-            bare = found["ours"]["bare_seconds"]
-            over_bare = f"{ours / float(bare):.2f} ({cheaper / float(bare):.2f})" if bare else ""
+            bare = float(found["ours"]["bare_seconds"] or "nan")
             steps = workload.rollouts * workload.settings["n_steps"] * 2
-            shown = [f"{steps / s:,.0f} steps/s" if steps else f"{1e3 * s:,.1f} ms" for s in (theirs, ours, cheaper)]
-            print(
-                f"| {name} | {' | '.join(shown)} | {theirs / ours:.1f} | {theirs / cheaper:.1f} | {workload.target} "
-                f"| {over_bare} | {workload.environment_target[threads > 1]} | {memory[1] / memory[0]:.2f} |"
-            )
+            shown = [f"{steps / s:,.0f} steps/s" if steps else f"{1e3 * s:,.1f} ms" for s in (theirs, ours)]
+            factors = [f"{theirs / s:.1f}" for s in (ours, cheaper, cheapest)]
+            over_bare = [f"{s / bare:.2f}" if steps else "" for s in (ours, cheapest)]
+            cells = [
+                name, *shown, *factors, workload.target, *over_bare, workload.environment_target[threads > 1],
+                f"{memory[1] / memory[0]:.2f}",
+            ]  # fmt: skip
+            print(f"| {' | '.join(cells)} |")
 
 
 def draw(rows: list[dict[str, Any]]) -> None:
@@ -331,7 +345,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
 
     names = [name for name, workload in WORKLOADS.items() if workload.measured == "learn"]
     figure, all_axes = plt.subplots(1, len(names), figsize=(12, 4), constrained_layout=True)
-    labels = {"sb3_contrib": "sb3-contrib", "ours": "ours", "ours, cheaper step": "ours,\ncheaper\nstep"}
+    labels = {"sb3_contrib": "sb3-contrib", "ours": "ours", "ours, cheaper": "cheaper", "ours, cheapest": "cheapest"}
     for name, axes in zip(names, all_axes, strict=True):
         steps = WORKLOADS[name].rollouts * WORKLOADS[name].settings["n_steps"] * 2
         found = {row["variant"]: row for row in rows if row["workload"] == name and int(row["threads"]) == 1}
@@ -365,7 +379,10 @@ def main() -> None:
     for threads in args.threads:
         for name in args.only:
             rows += measure(name, threads, args.repeats)
-            print(f"{name}, {threads} thread(s): " + ", ".join(f"{row['variant']} {row['seconds']} s" for row in rows[-3:]))
+            print(
+                f"{name}, {threads} thread(s): "
+                + ", ".join(f"{row['variant']} {row['seconds']} s" for row in rows[-len(VARIANTS) :])
+            )
     print_tables(rows)
     if args.no_save:
         print(json.dumps({row["variant"] + " " + row["workload"]: row["parts"] for row in rows if row["parts"]}, indent=1))

@@ -24,6 +24,7 @@ from stable_baselines3.common.utils import explained_variance
 from sb3_trpo_plus import policy_model, saving
 from sb3_trpo_plus.critic import fit_critic
 from sb3_trpo_plus.rollouts import FastRollouts
+from sb3_trpo_plus.threads import at_most_useful_threads
 from sb3_trpo_plus.trust_region.line_search import Candidate
 from sb3_trpo_plus.trust_region.step import StepReport, trust_region_step
 
@@ -171,8 +172,11 @@ class TRPO(FastRollouts):
             self.logger.record("train/line_search_outcome", reason, exclude="tensorboard")
             return
 
-        actor_parameters = self._improve_policy()
-        self._fit_critic(actor_parameters)
+        n_parameters = sum(parameter.numel() for parameter in self.policy.parameters())
+        with at_most_useful_threads(self.n_steps * self.n_envs // self.sub_sampling_factor * n_parameters // 2):
+            actor_parameters = self._improve_policy()
+        with at_most_useful_threads(self.batch_size * n_parameters // 2):
+            self._fit_critic(actor_parameters)
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
