@@ -1,9 +1,12 @@
 """Conjugate gradients for symmetric positive definite systems that are known by their products alone."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch as th
+
+Product = Callable[[th.Tensor], th.Tensor]
 
 CHECK_RESIDUAL_EVERY = 30
 DRIFT = 0.1
@@ -27,9 +30,7 @@ class CGResult:
 
 
 @th.no_grad()
-def conjugate_gradient(
-    product: Callable[[th.Tensor], th.Tensor], b: th.Tensor, max_steps: int, residual_tol: float
-) -> CGResult:
+def conjugate_gradient(product: Product, b: th.Tensor, max_steps: int, residual_tol: float) -> CGResult:
     """
     Solve A x = b for a symmetric positive definite A, from x = 0.
 
@@ -51,52 +52,74 @@ def conjugate_gradient(
     :param residual_tol: relative residual at which to stop, at least 0
     :return: the solution and what happened
     """
-    can_look = _can_look(b)
+    solve = _solve if _can_look(b) else _solve_without_looking
     norm = th.linalg.vector_norm(b)
     # Of unit length, so that squares of a small gradient do not underflow; b = 0 stays 0.
     b = b / norm.clamp(min=th.finfo(b.dtype).tiny)
+    x, iterations, bad_curvature = solve(product, b, max_steps, residual_tol**2)
+    a_x = product(x)
+    breakdown = None if bad_curvature is None else f"curvature p'Ap is {bad_curvature:.3g} in iteration {iterations + 1}"
+    return CGResult(norm * x, norm * a_x, iterations, th.linalg.vector_norm(b - a_x).item(), breakdown)
+
+
+def _can_look(tensor: th.Tensor) -> bool:
+    """Whether Python may branch on its values without waiting for an accelerator's queue of work."""
+    return tensor.device.type == "cpu"
+
+
+def _solve(product: Product, b: th.Tensor, max_steps: int, target: float) -> tuple[th.Tensor, int, float | None]:
+    """Solution, iterations done, and the curvature that ended them if one did; ``target`` is that of the squared residual."""
+    x, residual, direction, true_residual = th.zeros_like(b), b.clone(), b.clone(), th.empty_like(b)
+    squared_norm = residual.dot(residual).item()
+    for i in range(max_steps):
+        if squared_norm <= target:
+            return x, i, None
+        a_direction = product(direction)
+        curvature = direction.dot(a_direction).item()
+        if not (math.isfinite(curvature) and curvature > 0):
+            return x, i, curvature
+        step = squared_norm / curvature
+        x.add_(direction, alpha=step)
+        residual.sub_(a_direction, alpha=step)
+        previous, squared_norm = squared_norm, residual.dot(residual).item()
+        direction.mul_(squared_norm / previous).add_(residual)
+
+        if (i + 1) % CHECK_RESIDUAL_EVERY == 0 or squared_norm <= target:
+            th.sub(b, product(x), out=true_residual)
+            if th.linalg.vector_norm(true_residual - residual) > DRIFT * th.linalg.vector_norm(true_residual):
+                residual.copy_(true_residual)
+                direction.copy_(true_residual)
+                squared_norm = residual.dot(residual).item()
+    return x, max_steps, None
+
+
+def _solve_without_looking(
+    product: Product, b: th.Tensor, max_steps: int, target: float
+) -> tuple[th.Tensor, int, float | None]:
+    """The same with masks in the place of branches, up to the last line."""
     x, residual, direction, true_residual = th.zeros_like(b), b.clone(), b.clone(), th.empty_like(b)
     squared_norm = residual.dot(residual)
-    target = residual_tol**2
-    active, is_sound = squared_norm > target, th.ones_like(squared_norm, dtype=th.bool)
+    active, broken = squared_norm > target, th.zeros_like(squared_norm, dtype=th.bool)
     iterations, bad_curvature = th.zeros_like(squared_norm), th.zeros_like(squared_norm)
-    checked_at = 0
-
-    for i in range(1, max_steps + 1):
-        if can_look and not active:
-            break
+    for i in range(max_steps):
         a_direction = product(direction)
         curvature = direction.dot(a_direction)
         breaks = active & ~(th.isfinite(curvature) & (curvature > 0))
         bad_curvature = th.where(breaks, curvature, bad_curvature)
-        is_sound, active = is_sound & ~breaks, active & ~breaks
-        if can_look and not active:
-            break
+        active, broken = active & ~breaks, broken | breaks
         iterations += active
         step = th.where(active, squared_norm / curvature, 0.0)
         x.addcmul_(direction, step)
-        residual.addcmul_(a_direction if can_look else th.where(active, a_direction, 0.0), step, value=-1)
+        residual.addcmul_(th.where(active, a_direction, 0.0), step, value=-1)
         previous, squared_norm = squared_norm, residual.dot(residual)
         direction.mul_(th.where(active, squared_norm / previous, 0.0)).add_(residual)
 
-        if i % CHECK_RESIDUAL_EVERY == 0 or (can_look and squared_norm <= target):
+        if (i + 1) % CHECK_RESIDUAL_EVERY == 0:
             th.sub(b, product(x), out=true_residual)
-            checked_at = i
             difference = th.linalg.vector_norm(true_residual - residual)
             drifted = active & (difference > DRIFT * th.linalg.vector_norm(true_residual))
             for vector in (residual, direction):
                 vector.copy_(th.where(drifted, true_residual, vector))
             squared_norm = residual.dot(residual)
         active = active & (squared_norm > target)
-
-    done = int(iterations)
-    if not 0 < done == checked_at:
-        th.sub(b, product(x), out=true_residual)
-    relative_residual, a_x = th.linalg.vector_norm(true_residual), b - true_residual
-    breakdown = None if is_sound else f"curvature p'Ap is {bad_curvature.item():.3g} in iteration {done + 1}"
-    return CGResult(norm * x, norm * a_x, done, relative_residual.item(), breakdown)
-
-
-def _can_look(tensor: th.Tensor) -> bool:
-    """Whether Python may branch on its values without waiting for an accelerator's queue of work."""
-    return tensor.device.type == "cpu"
+    return x, int(iterations), bad_curvature.item() if broken else None
