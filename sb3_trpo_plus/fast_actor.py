@@ -32,8 +32,9 @@ class FastActor:
     Samples a policy's actions in NumPy.
 
     An action is a function of the network's outputs and of noise that does not depend on the state: mean + std * normal for
-    Gaussians, argmax(logits + Gumbel) for categories, logits + logistic > 0 for bits. The noise of a whole rollout is drawn at
-    once, from torch's global generator. gSDE's noise depends on the state, through the matrices that the policy holds.
+    Gaussians, argmax(logits + Gumbel) for categories, logits + logistic > 0 for bits. The noise of a rollout is drawn at its
+    start, step by step as torch's own samplers draw it: the same seed gives the actions that the policy itself would take.
+    gSDE's noise depends on the state, through the matrices that the policy holds.
 
     Source of the Gumbel form: Maddison, Tarlow and Minka, "A* sampling", 2014, section 2.
 
@@ -72,8 +73,8 @@ class FastActor:
         if isinstance(distribution, StateDependentNoiseDistribution):
             self.read_exploration()
             return
-        shape = (n_steps, n_envs, self.network.layers[-1].out_features)
-        self.noise = _noise(self.policy, shape).numpy().astype(self.dtype, copy=False)
+        n_outputs = self.network.layers[-1].out_features
+        self.noise = _noise(self.policy, n_steps, n_envs, n_outputs).numpy().astype(self.dtype, copy=False)
 
     def read_exploration(self) -> None:
         """Read gSDE's matrices, after the policy has drawn new ones."""
@@ -121,14 +122,20 @@ class FastActor:
         return noise
 
 
-def _noise(policy: ActorCriticPolicy, shape: tuple[int, ...]) -> th.Tensor:
-    """What is added to the outputs of the network, in every step of a rollout."""
-    if isinstance(policy.action_dist, DiagGaussianDistribution):
-        return th.randn(shape) * policy.log_std.detach().exp()
-    if isinstance(policy.action_dist, BernoulliDistribution):
-        return th.rand(shape).logit()
+def _noise(policy: ActorCriticPolicy, n_steps: int, n_envs: int, n_outputs: int) -> th.Tensor:
+    """What is added to the outputs of the network, shape (steps, environments, outputs)."""
+    distribution, steps = policy.action_dist, range(n_steps)
+    if isinstance(distribution, DiagGaussianDistribution):
+        return th.stack([th.randn(n_envs, n_outputs) for _ in steps]) * policy.log_std.detach().exp()
+    if isinstance(distribution, BernoulliDistribution):
+        # A bit is set where a uniform number is below its probability.
+        return th.stack([th.rand(n_envs, n_outputs) for _ in steps]).logit().neg()
+    # torch.multinomial takes the largest probability / exponential number: a Gumbel variable is minus the latter's logarithm.
+    widths = distribution.action_dims if isinstance(distribution, MultiCategoricalDistribution) else [n_outputs]
+    draws = [[th.empty(n_envs, width).exponential_() for width in widths] for _ in steps]
+    noise = th.stack([parts[0] if len(parts) == 1 else th.cat(parts, dim=1) for parts in draws])
     # Not below float32's smallest normal number: an infinite Gumbel variable would win whatever the logits say.
-    return th.empty(shape).exponential_().clamp_(min=th.finfo(th.float32).tiny).log_().neg_()
+    return noise.clamp_(min=th.finfo(th.float32).tiny).log_().neg_()
 
 
 def _layer(linear: nn.Linear, activation: nn.Module, n_envs: int) -> Layer:

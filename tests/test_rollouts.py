@@ -160,17 +160,17 @@ def test_callback_that_ends_the_training_leaves_what_sb3_leaves(stop_at: int) ->
     np.testing.assert_allclose(fast._last_obs, slow._last_obs)
 
 
-@pytest.mark.parametrize("name", ["gsde", "gsde_expln", "gsde_squashed"])
-@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("n_envs", [1, 3, 9])
 @pytest.mark.parametrize("sde_sample_freq", [-1, 4])
-def test_gsde_draws_the_very_actions_of_sb3(name: str, n_envs: int, sde_sample_freq: int) -> None:
-    """Its noise is in matrices that the policy itself draws, so nothing has to be replayed."""
+def test_same_seed_gives_the_actions_that_sb3_draws(name: str, n_envs: int, sde_sample_freq: int) -> None:
     fast, slow = (make(name, n_envs=n_envs, sde_sample_freq=sde_sample_freq, n_steps=60, batch_size=60) for _ in range(2))
     for model, how in ((fast, TRPO.collect_rollouts), (slow, OnPolicyAlgorithm.collect_rollouts)):
         th.manual_seed(1)
         collect_with(model, how)
     # The log-probability of a squashed action takes its atanh, which makes rounding errors near 1 a million times larger.
     assert_same_buffers(fast.rollout_buffer, slow.rollout_buffer, log_prob_atol=0.2 if name == "gsde_squashed" else 1e-5)
+    assert fast.rollout_buffer.actions.std() > 0
 
 
 @pytest.mark.parametrize("activation", ELEMENTWISE)
