@@ -47,7 +47,8 @@ docs: .venv/.test  ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
-bench: .venv/.test  ## run what is missing of the benchmarks, and print their tables
+bench: .venv/.test  ## measure the speed, run what is missing of the other benchmarks, and print their tables
+	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/first_run.py
 
 wheel: .venv/.test  ## build the wheel into dist/

@@ -104,7 +104,10 @@ def _minibatches(
     policy: ActorCriticPolicy, rollout_buffer: RolloutBuffer, n_epochs: int, batch_size: int
 ) -> Iterator[tuple[th.Tensor, th.Tensor]]:
     """Inputs and returns: the minibatches that ``rollout_buffer.get`` would draw, with the observations flattened once."""
-    observations, returns = (rollout_buffer.to_torch(x) for x in (rollout_buffer.observations, rollout_buffer.returns))
+    arrays = [rollout_buffer.observations, rollout_buffer.returns]
+    if not rollout_buffer.generator_ready:
+        arrays = [rollout_buffer.swap_and_flatten(array) for array in arrays]
+    observations, returns = (rollout_buffer.to_torch(array) for array in arrays)
     inputs, targets = networks.features(policy, observations), returns.reshape(-1, 1)
     for _ in range(n_epochs):
         # The generator that the buffer draws from.
@@ -172,10 +175,13 @@ class FlatAdam:
 
     def write_back(self) -> None:
         """Put the state into the optimiser, where it has its place for each parameter."""
+        group = self._optimizer.param_groups[0]
+        # Where Adam itself looks for it.
+        n_steps = self._n_steps if group.get("fused") or group.get("capturable") else self._n_steps.cpu()
         pieces = (unflatten(vector, self._parameters) for vector in (self._mean, self._square))
         for parameter, mean, square in zip(self._parameters, *pieces, strict=True):
             self._optimizer.state[parameter] = {
-                "step": self._n_steps.cpu().clone(), "exp_avg": mean.clone(), "exp_avg_sq": square.clone(),
+                "step": n_steps.clone(), "exp_avg": mean.clone(), "exp_avg_sq": square.clone(),
             }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
@@ -138,6 +139,24 @@ def test_last_minibatch_may_be_a_single_sample() -> None:
     fit(flat, batch_size=95)
     fit(ordinary, batch_size=95, flat=False)
     assert_same_fit(flat, ordinary)
+
+
+def test_buffer_that_nobody_has_drawn_from_yet() -> None:
+    """Its arrays still have a dimension for the environments."""
+    models = []
+    for flat in (True, False):
+        env = make_vec_env(random_env, 3, seed=0)
+        model = collect(TRPO("MlpPolicy", env, n_steps=32, batch_size=32, seed=0))
+        critics = [p for name, p in model.policy.named_parameters() if "value" in name]
+        actor = [p for name, p in model.policy.named_parameters() if "value" not in name]
+        np.random.seed(0)
+        if flat:
+            critic.fit_critic(model.policy, model.rollout_buffer, actor, 2, 32)
+        else:
+            critic._fit_any(model.policy, critics, model.rollout_buffer, 2, 32)
+        models.append(model)
+    for one, other in zip(*(model.policy.parameters() for model in models), strict=True):
+        th.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_fit_that_breaks_off_keeps_what_was_done_before() -> None:

@@ -40,3 +40,21 @@ def test_links_and_pictures_exist() -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     assert len(targets) > 3
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_speed_tables_are_current() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "speed.py"), "--table"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    one_thread, two_threads = re.findall(r"\d threads?:\n\n((?:\|.*\n)+)", printed)
+    assert one_thread in README
+    assert one_thread in (ROOT / "docs" / "performance.md").read_text()
+    assert two_threads in (ROOT / "docs" / "performance.md").read_text()
+
+
+def test_table_of_cheaper_steps_is_current() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "cheaper_step.py"), "--table"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    tables = re.findall(r"(?:\|.*\n)+", printed)
+    assert len(tables) == 2
+    for table in tables:
+        assert table in (ROOT / "docs" / "performance.md").read_text()
