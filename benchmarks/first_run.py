@@ -39,7 +39,7 @@ SETTINGS = {
     "ours": yaml.safe_load((ROOT.parent / "hyperparams" / "trpo.yml").read_text()),
     "rl_zoo3": yaml.safe_load((files("rl_zoo3") / "hyperparams" / "trpo.yml").read_text()),
 }
-SEEDS = range(5)
+SEEDS = range(10)
 EPISODES = 20
 Run = tuple[str, str, str, int]
 

@@ -127,11 +127,12 @@ def fisher_vector_product(
 
 
 def _in_chunks(policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor]) -> FisherVectorProduct:
-    """Convolutions run faster, forwards and backwards, on samples so few that their activations stay in the caches."""
+    """On the CPU convolutions run faster on samples so few that their activations stay in the caches."""
     n_states = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+    chunk_size = CHUNK if policy.device.type == "cpu" else n_states
     products, weights = [], []
-    for start in range(0, n_states, CHUNK):
-        part = slice(start, min(start + CHUNK, n_states))
+    for start in range(0, n_states, chunk_size):
+        part = slice(start, min(start + chunk_size, n_states))
         if isinstance(observations, dict):
             chunk: PyTorchObs = {key: value[part] for key, value in observations.items()}
         else:
