@@ -5,7 +5,7 @@ For each workload one process a library is started; they take turns, so that bot
 medians of the repeats are compared. Settings are RL Zoo's. "cheaper" is ours with cg_residual_tol=0.02, "cheapest" with
 cg_residual_tol=0.1 and fisher_sub_sampling_factor=5; what their steps are worth, cheaper_step.py measures.
 
-    python benchmarks/speed.py            # measure (ten minutes), write results/speed.csv and the picture, print the tables
+    python benchmarks/speed.py            # measure (a quarter of an hour), write results/speed.csv and the picture, print
     python benchmarks/speed.py --table    # only print what results/speed.csv has
     python benchmarks/speed.py --only CartPole-v1 --threads 1 --no-save    # one workload, for a look
 """
