@@ -6,9 +6,12 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy as CnnPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy as MlpPolicy
 from stable_baselines3.common.policies import MultiInputActorCriticPolicy as MultiInputPolicy
 
+from sb3_trpo_plus.npg import NPG
+from sb3_trpo_plus.ppo_penalty import PPOPenalty
 from sb3_trpo_plus.saving import load_vec_normalize
 from sb3_trpo_plus.trpo import TRPO
+from sb3_trpo_plus.vine import VineTRPO
 
 __version__ = version("sb3-trpo-plus")
 
-__all__ = ["TRPO", "CnnPolicy", "MlpPolicy", "MultiInputPolicy", "load_vec_normalize"]
+__all__ = ["NPG", "TRPO", "CnnPolicy", "MlpPolicy", "MultiInputPolicy", "PPOPenalty", "VineTRPO", "load_vec_normalize"]

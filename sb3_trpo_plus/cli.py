@@ -9,7 +9,8 @@ USAGE = f"""sb3-trpo-plus {__version__}: trust-region policy optimisation for St
 usage: sb3-trpo-plus COMMAND [ARGUMENTS]
 
 RL Zoo's commands, with this package's algorithms (COMMAND --help lists their arguments):
-  train            train an agent, or search for hyperparameters with -optimize; --algo trpo is the default
+  train            train an agent, or search for hyperparameters with -optimize; --algo is trpo (the default), npg,
+                   trpo_vine, ppo_penalty, or any of RL Zoo's
   enjoy            watch a trained agent; --algo trpo is the default
   plot_train, plot_from_file, all_plots
                    plot training curves and evaluations

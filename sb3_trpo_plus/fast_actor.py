@@ -11,6 +11,7 @@ from stable_baselines3.common.distributions import (
     BernoulliDistribution,
     CategoricalDistribution,
     DiagGaussianDistribution,
+    Distribution,
     MultiCategoricalDistribution,
     StateDependentNoiseDistribution,
 )
@@ -74,7 +75,7 @@ class FastActor:
             self.read_exploration()
             return
         n_outputs = self.network.layers[-1].out_features
-        self.noise = _noise(self.policy, n_steps, n_envs, n_outputs).numpy().astype(self.dtype, copy=False)
+        self.noise = exploration_noise(self.policy, n_steps, n_envs, n_outputs).numpy().astype(self.dtype, copy=False)
 
     def read_exploration(self) -> None:
         """Read gSDE's matrices, after the policy has drawn new ones."""
@@ -98,16 +99,8 @@ class FastActor:
         outputs = self.head(latent)
 
         distribution = self.policy.action_dist
-        if isinstance(distribution, DiagGaussianDistribution):
-            outputs += self.noise[step]
-        elif isinstance(distribution, CategoricalDistribution):
-            outputs = (outputs + self.noise[step]).argmax(axis=1)
-        elif isinstance(distribution, MultiCategoricalDistribution):
-            ends = np.cumsum(distribution.action_dims)[:-1]
-            parts = np.split(outputs + self.noise[step], ends, axis=1)
-            outputs = np.stack([part.argmax(axis=1) for part in parts], axis=1)
-        elif isinstance(distribution, BernoulliDistribution):
-            outputs = (outputs + self.noise[step] > 0).astype(self.dtype)
+        if not isinstance(distribution, StateDependentNoiseDistribution):
+            outputs = noisy_actions(distribution, outputs, self.noise[step])
         else:
             outputs += self._state_dependent_noise(latent)
             if self.policy.squash_output:
@@ -122,8 +115,38 @@ class FastActor:
         return noise
 
 
-def _noise(policy: ActorCriticPolicy, n_steps: int, n_envs: int, n_outputs: int) -> th.Tensor:
-    """What is added to the outputs of the network, shape (steps, environments, outputs)."""
+def noisy_actions(distribution: Distribution, outputs: Array, noise: Array) -> Array:
+    """
+    The actions that noise makes of means or logits.
+
+    :param distribution: Gaussian, categorical, multi-categorical or Bernoulli
+    :param outputs: means or logits, shape (environments, outputs)
+    :param noise: as :func:`exploration_noise` draws it, of the same shape
+    :return: shape (environments,) for categories, (environments, dimensions) otherwise
+    """
+    noisy = outputs + noise
+    if isinstance(distribution, CategoricalDistribution):
+        actions: Array = noisy.argmax(axis=1)
+    elif isinstance(distribution, MultiCategoricalDistribution):
+        parts = np.split(noisy, np.cumsum(distribution.action_dims)[:-1], axis=1)
+        actions = np.stack([part.argmax(axis=1) for part in parts], axis=1)
+    elif isinstance(distribution, BernoulliDistribution):
+        actions = (noisy > 0).astype(outputs.dtype)
+    else:
+        actions = noisy
+    return actions
+
+
+def exploration_noise(policy: ActorCriticPolicy, n_steps: int, n_envs: int, n_outputs: int) -> th.Tensor:
+    """
+    Noise to be added to the outputs of a policy's network, drawn as torch's samplers draw it.
+
+    :param policy: Gaussian with one standard deviation for all states, categorical, multi-categorical or Bernoulli
+    :param n_steps: of each environment
+    :param n_envs: environments, which act together
+    :param n_outputs: of the network
+    :return: shape (steps, environments, outputs)
+    """
     distribution, steps = policy.action_dist, range(n_steps)
     if isinstance(distribution, DiagGaussianDistribution):
         return th.stack([th.randn(n_envs, n_outputs) for _ in steps]) * policy.log_std.detach().exp()

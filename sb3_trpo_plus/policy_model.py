@@ -1,13 +1,18 @@
 """The bridge from an SB3 policy and a rollout to the mathematics in :mod:`sb3_trpo_plus.trust_region`."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
+from stable_baselines3.common.distributions import (
+    DiagGaussianDistribution,
+    Distribution,
+    StateDependentNoiseDistribution,
+)
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import distributions as td
@@ -18,17 +23,34 @@ from sb3_trpo_plus import networks
 from sb3_trpo_plus.trust_region.fisher import (
     FisherVectorProduct,
     Push,
+    empirical_fisher,
+    gauss_newton_curvature,
     gauss_newton_fisher,
+    hessian_curvature,
     hessian_fisher,
+    mlp_empirical_fisher,
     mlp_fisher,
     sum_of_products,
 )
 from sb3_trpo_plus.trust_region.flat import flatten, unflatten
 from sb3_trpo_plus.trust_region.metric import OutputBlock, kl_per_state, output_blocks
-from sb3_trpo_plus.trust_region.mlp import MlpJacobian
+from sb3_trpo_plus.trust_region.mlp import Mlp, MlpJacobian
 
 # Samples of a chunk in the products of convolutional policies.
 CHUNK = 128
+
+
+def select(observations: PyTorchObs, index: slice | th.Tensor) -> PyTorchObs:
+    """
+    Some samples of a batch of observations.
+
+    :param observations: tensor or dict of tensors, the samples along the first dimension
+    :param index: of the samples, a slice or integers of shape (samples,)
+    :return: of the same kind
+    """
+    if isinstance(observations, dict):
+        return {key: value[index] for key, value in observations.items()}
+    return observations[index]
 
 
 def every(observations: PyTorchObs, k: int) -> PyTorchObs:
@@ -39,9 +61,7 @@ def every(observations: PyTorchObs, k: int) -> PyTorchObs:
     :param k: at least 1
     :return: views of the same kind
     """
-    if isinstance(observations, dict):
-        return {key: value[::k] for key, value in observations.items()}
-    return observations[::k]
+    return select(observations, slice(None, None, k))
 
 
 def action_distribution(policy: ActorCriticPolicy, observations: PyTorchObs) -> Distribution:
@@ -65,8 +85,18 @@ def kl_divergence(old: Distribution, new: Distribution) -> th.Tensor:
     :return: shape (states,), nats
     :raises NotImplementedError: for a custom distribution that ``torch.distributions.kl_divergence`` does not know
     """
-    pairs = zip(_components(old), _components(new), strict=True)
+    pairs = zip(components(old), components(new), strict=True)
     return th.stack([kl_per_state(one, other) for one, other in pairs]).sum(dim=0)
+
+
+def averaged_dimensions(distribution: Distribution) -> int:
+    """
+    How many dimensions of the action :func:`kl_divergence` averages over: the joint KL is that many times as much.
+
+    :param distribution: for a batch of states
+    :return: the dimensions of a Box or MultiBinary action, 1 for a Discrete or MultiDiscrete one
+    """
+    return components(distribution)[0].batch_shape[1:].numel()
 
 
 def entropy(distribution: Distribution, log_prob: th.Tensor, old_log_prob: th.Tensor) -> th.Tensor:
@@ -110,6 +140,24 @@ def actor_gradient(policy: ActorCriticPolicy, objective: th.Tensor) -> tuple[lis
     )
 
 
+@contextmanager
+def parameters_at(parameters: Sequence[th.Tensor], values: Sequence[th.Tensor]) -> Iterator[None]:
+    """
+    Give parameters other values for a while, without a trace in autograd's graphs.
+
+    :param parameters: they have their own storage again afterwards
+    :param values: of the same shapes
+    """
+    own = [parameter.data for parameter in parameters]
+    try:
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.data = value
+        yield
+    finally:
+        for parameter, value in zip(parameters, own, strict=True):
+            parameter.data = value
+
+
 def fisher_vector_product(
     policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor]
 ) -> FisherVectorProduct:
@@ -126,6 +174,53 @@ def fisher_vector_product(
     return _product(policy, observations, parameters)
 
 
+def empirical_fisher_vector_product(
+    policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor, parameters: Sequence[th.Tensor]
+) -> FisherVectorProduct:
+    """
+    The covariance of the gradients of the log-probabilities of the actions taken, as a product with vectors.
+
+    :param policy: any policy with SB3's ``get_distribution``
+    :param observations: tensor or dict of tensors, the samples along the first dimension
+    :param actions: taken there, as the distribution's ``log_prob`` takes them
+    :param parameters: the actor's
+    :return: function of a flat vector, without damping
+    """
+    network = _plain_network(policy, parameters)
+    if network is None or isinstance(policy.action_dist, StateDependentNoiseDistribution):
+        distribution = action_distribution(policy, observations)
+        return empirical_fisher(distribution.log_prob(actions), parameters, averaged_dimensions(distribution))
+    jacobian = MlpJacobian(network, networks.features(policy, observations))
+    outputs = network.layers[-1](jacobian.inputs[-1]).detach().requires_grad_()
+    of_states = [outputs]
+    if isinstance(policy.action_dist, DiagGaussianDistribution):
+        of_states.append(policy.log_std.detach().expand_as(outputs).requires_grad_())
+    distribution = copy.copy(policy.action_dist).proba_distribution(*of_states)
+    scores = th.autograd.grad(distribution.log_prob(actions).sum(), of_states)
+    return mlp_empirical_fisher(scores[0], jacobian, averaged_dimensions(distribution), *scores[1:])
+
+
+def kl_curvature(
+    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor], vector: th.Tensor
+) -> th.Tensor:
+    """
+    v' F_s v with the Fisher matrix of each state alone: twice the quadratic model of :func:`kl_divergence` for a step v.
+
+    :param policy: any policy with SB3's ``get_distribution``
+    :param observations: tensor or dict of tensors, the samples along the first dimension
+    :param parameters: the actor's
+    :param vector: flat
+    :return: shape (states,), at least 0
+    """
+    distribution = action_distribution(policy, observations)
+    blocks = _blocks(distribution)
+    if blocks is None:
+        with th.no_grad():
+            constant = action_distribution(policy, observations)
+        return hessian_curvature(kl_divergence(constant, distribution), parameters, vector)
+    return gauss_newton_curvature(blocks, parameters, vector, partial(_push, policy, observations, parameters))
+
+
 def _in_chunks(policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor]) -> FisherVectorProduct:
     """On the CPU convolutions run faster on samples so few that their activations stay in the caches."""
     n_states = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
@@ -133,10 +228,7 @@ def _in_chunks(policy: ActorCriticPolicy, observations: PyTorchObs, parameters: 
     products, weights = [], []
     for start in range(0, n_states, chunk_size):
         part = slice(start, min(start + chunk_size, n_states))
-        if isinstance(observations, dict):
-            chunk: PyTorchObs = {key: value[part] for key, value in observations.items()}
-        else:
-            chunk = observations[part]
+        chunk = select(observations, part)
         products.append(_product(policy, chunk, parameters, partial(_push, policy, chunk, parameters)))
         weights.append((part.stop - part.start) / n_states)
     return sum_of_products(products, weights)
@@ -153,8 +245,7 @@ def _push(
         try:
             for module, name, parameter in spots:
                 module._parameters[name] = duals.get(id(parameter), parameter)
-            components = _components(action_distribution(policy, observations))
-            outputs = [block.output for component in components for block in output_blocks(component) or []]
+            outputs = [block.output for block in _blocks(action_distribution(policy, observations)) or []]
             changes = [fwAD.unpack_dual(output).tangent for output in outputs]  # type: ignore[no-untyped-call]
             return [
                 th.zeros_like(output) if change is None else change for output, change in zip(outputs, changes, strict=True)
@@ -168,12 +259,11 @@ def _product(
     policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor], push: Push | None = None
 ) -> FisherVectorProduct:
     distribution = action_distribution(policy, observations)
-    groups = [output_blocks(component) for component in _components(distribution)]
-    if None in groups:
+    blocks = _blocks(distribution)
+    if blocks is None:
         with th.no_grad():
             constant = action_distribution(policy, observations)
         return hessian_fisher(kl_divergence(constant, distribution).mean(), parameters)
-    blocks = [block for group in groups for block in group or []]
     return _closed_form(policy, observations, parameters, blocks) or gauss_newton_fisher(blocks, parameters, push)
 
 
@@ -181,15 +271,11 @@ def _closed_form(
     policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor], blocks: Sequence[OutputBlock]
 ) -> FisherVectorProduct | None:
     """The product for plain MLPs; None for other policies."""
-    network = networks.plain_actor(policy)
+    network = _plain_network(policy, parameters)
     if network is None:
         return None
-    is_gaussian = hasattr(policy, "log_std")
-    expected = [*([policy.log_std] if is_gaussian else []), *network.parameters]
-    if [id(parameter) for parameter in parameters] != [id(parameter) for parameter in expected]:
-        return None
     jacobian = MlpJacobian(network, networks.features(policy, observations))
-    if not is_gaussian:
+    if not hasattr(policy, "log_std"):
         return mlp_fisher(blocks, jacobian)
 
     # Means depend on the network alone, standard deviations on log_std alone: the Fisher matrix has a block for each.
@@ -206,6 +292,16 @@ def _closed_form(
         return result
 
     return product
+
+
+def _plain_network(policy: ActorCriticPolicy, parameters: Sequence[th.Tensor]) -> Mlp | None:
+    """The policy's network where it is a plain MLP and the parameters are log_std, if there is one, and the network's."""
+    network = networks.plain_actor(policy)
+    if network is None:
+        return None
+    expected = [*([policy.log_std] if hasattr(policy, "log_std") else []), *network.parameters]
+    same = [id(parameter) for parameter in parameters] == [id(parameter) for parameter in expected]
+    return network if same else None
 
 
 def first_not_finite(rollout_buffer: RolloutBuffer) -> str | None:
@@ -248,7 +344,18 @@ def hold_actor(policy: ActorCriticPolicy, actor_parameters: Sequence[th.nn.Param
             module.training = False
 
 
-def _components(distribution: Distribution) -> Sequence[td.Distribution]:
-    """The independent torch distributions that an SB3 distribution is made of: several for MultiDiscrete actions."""
+def components(distribution: Distribution) -> list[td.Distribution]:
+    """
+    The independent torch distributions that an SB3 distribution is made of.
+
+    :param distribution: for a batch of states
+    :return: one for each component of a MultiDiscrete action, otherwise a single one
+    """
     inner = distribution.distribution
-    return inner if isinstance(inner, (list, tuple)) else [inner]
+    return list(inner) if isinstance(inner, (list, tuple)) else [inner]
+
+
+def _blocks(distribution: Distribution) -> list[OutputBlock] | None:
+    """The outputs of all components with their metric; None where that of one is not known."""
+    groups = [output_blocks(component) for component in components(distribution)]
+    return None if None in groups else [block for group in groups for block in group or []]

@@ -66,12 +66,7 @@ class FastRollouts(OnPolicyAlgorithm):
             actions = actor.act(observations, n_steps)
             obs_tensor, values, log_probs = batch.promise(observations, actions)
 
-            clipped_actions = actions
-            if isinstance(self.action_space, spaces.Box):
-                if self.policy.squash_output:
-                    clipped_actions = self.policy.unscale_action(clipped_actions)
-                else:
-                    clipped_actions = actions.clip(self.action_space.low, self.action_space.high)
+            clipped_actions = within_bounds(self.policy, actions)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
 
@@ -179,6 +174,21 @@ class _Batch:
         if isinstance(self.policy.action_space, spaces.Discrete):
             return th.as_tensor(actions.reshape(-1))
         return th.as_tensor(actions.reshape(len(actions), -1))
+
+
+def within_bounds(policy: ActorCriticPolicy, actions: Array) -> Array:
+    """
+    Actions as the environments take them.
+
+    :param policy: whose action space it is
+    :param actions: as the policy makes them, shape (environments, ...)
+    :return: those of a Box scaled from (-1, 1), where the policy squashes them, or clipped; all others as they are
+    """
+    if not isinstance(policy.action_space, spaces.Box):
+        return actions
+    if policy.squash_output:
+        return policy.unscale_action(actions)
+    return actions.clip(policy.action_space.low, policy.action_space.high)
 
 
 def _estimate_advantages(buffer: RolloutBuffer, last_values: Array, dones: Array) -> None:

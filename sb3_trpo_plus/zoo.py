@@ -13,15 +13,21 @@ from typing import Any
 
 import optuna
 from rl_zoo3 import ALGOS
-from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER, convert_onpolicy_params, sample_trpo_params
+from rl_zoo3.hyperparams_opt import (
+    HYPERPARAMS_CONVERTER,
+    HYPERPARAMS_SAMPLER,
+    convert_onpolicy_params,
+    sample_ppo_params,
+    sample_trpo_params,
+)
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_trpo_plus
-from sb3_trpo_plus import TRPO, saving
+from sb3_trpo_plus import NPG, TRPO, PPOPenalty, VineTRPO, saving
 
 MARK = "_reads_the_files_of_sb3_trpo_plus"
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"trpo": TRPO}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"trpo": TRPO, "npg": NPG, "trpo_vine": VineTRPO, "ppo_penalty": PPOPenalty}
 
 
 def hyperparams_file(algo: str) -> Path:
@@ -42,12 +48,13 @@ def hyperparams_file(algo: str) -> Path:
 
 def whose(algo: str) -> str:
     """One line that tells whose algorithm a run uses."""
-    return f"{ALGORITHMS[algo].__name__} of sb3_trpo_plus {sb3_trpo_plus.__version__} (not of sb3_contrib)"
+    not_theirs = " (not of sb3_contrib)" if algo == "trpo" else ""
+    return f"{ALGORITHMS[algo].__name__} of sb3_trpo_plus {sb3_trpo_plus.__version__}{not_theirs}"
 
 
 def sample_hyperparams(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
     """
-    RL Zoo's search space for TRPO, and on top of it what RL Zoo leaves alone or does not know.
+    For TRPO and NPG: RL Zoo's search space for TRPO, and on top of it what RL Zoo leaves alone or does not know.
 
     :param trial: of Optuna
     :param n_actions: dimensions of a continuous action
@@ -64,12 +71,50 @@ def sample_hyperparams(trial: optuna.Trial, n_actions: int, n_envs: int, additio
     }
 
 
+def sample_vine_hyperparams(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """For VineTRPO: TRPO's search space and the vine's, with arguments as in :func:`sample_hyperparams`."""
+    return {
+        **sample_hyperparams(trial, n_actions, n_envs, additional_args),
+        "n_rollout_states": trial.suggest_int("n_rollout_states", 4, 32),
+        "rollout_length": trial.suggest_int("rollout_length", 4, 200, log=True),
+        "bootstrap": trial.suggest_categorical("bootstrap", [False, True]),
+    }
+
+
+def sample_ppo_penalty_hyperparams(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """For PPOPenalty: RL Zoo's search space for PPO with the penalty instead of the clip, arguments as above."""
+    sampled = sample_ppo_params(trial, n_actions, n_envs, additional_args)
+    return {
+        **{name: value for name, value in sampled.items() if name != "clip_range"},
+        "target_kl": trial.suggest_float("target_kl", 0.001, 0.1, log=True),
+        "penalty": trial.suggest_categorical("penalty", ["adaptive", "dual"]),
+        "penalty_coef": trial.suggest_float("penalty_coef", 0.1, 10, log=True),
+    }
+
+
+def convert_ppo_penalty_params(sampled: dict[str, Any]) -> dict[str, Any]:
+    """Constructor arguments from the parameters of a trial of :func:`sample_ppo_penalty_hyperparams`."""
+    converted: dict[str, Any] = convert_onpolicy_params({k: v for k, v in sampled.items() if k != "clip_range"})
+    return converted
+
+
+SEARCH: dict[str, tuple[Any, Any]] = {
+    "trpo": (sample_hyperparams, convert_onpolicy_params),
+    "npg": (sample_hyperparams, convert_onpolicy_params),
+    "trpo_vine": (sample_vine_hyperparams, convert_onpolicy_params),
+    "ppo_penalty": (sample_ppo_penalty_hyperparams, convert_ppo_penalty_params),
+}
+
+
 def register() -> None:
     """Enter the algorithms, their hyperparameter files and search spaces into RL Zoo. Doing it twice does no harm."""
     for algo, algorithm in ALGORITHMS.items():
         ALGOS[algo] = algorithm
-        HYPERPARAMS_SAMPLER[algo] = sample_hyperparams
-        HYPERPARAMS_CONVERTER[algo] = convert_onpolicy_params
+        HYPERPARAMS_SAMPLER[algo], HYPERPARAMS_CONVERTER[algo] = SEARCH[algo]
     # RL Zoo reads statistics through this name only; ours reads the files of the Gym years too.
     setattr(VecNormalize, "load", staticmethod(saving.load_vec_normalize))  # noqa: B010
     # Not there yet where RL Zoo imports custom_envs from this very module; RL Zoo's commands import it later than that.

@@ -234,6 +234,7 @@ def test_arguments_reach_the_step(spy: Callable[..., list[Any]]) -> None:
     collect(make(**arguments)).train()
     assert calls[0][0] == {
         "damping": 0.07, "cg_max_steps": 3, "cg_residual_tol": 0.2, "shrinking_factor": 0.6, "max_tries": 4, "max_kl": 0.03,
+        "largest_curvature": None,
     }  # fmt: skip
 
 

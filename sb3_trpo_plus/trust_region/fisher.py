@@ -32,29 +32,100 @@ def gauss_newton_fisher(
     :return: function of a vector of shape (number of parameters,), to the product of the same shape
     """
     depends = [block.output.requires_grad for block in blocks]
-    blocks = list(compress(blocks, depends))
-    outputs = [block.output for block in blocks]
-    by_reverse_mode = None if push else _push_by_reverse_mode(outputs, parameters)
+    outputs = [block.output for block in compress(blocks, depends)]
+    push = _push(blocks, parameters, push)
 
     def product(vector: th.Tensor) -> th.Tensor:
-        nonlocal by_reverse_mode
-        if push and not by_reverse_mode:
-            try:
-                changes = list(compress(push(vector), depends))
-            except (NotImplementedError, RuntimeError):
-                by_reverse_mode = _push_by_reverse_mode(outputs, parameters)
-        if by_reverse_mode:
-            changes = list(by_reverse_mode(vector))
-        weighted = [block.metric(change) for block, change in zip(blocks, changes, strict=True)]
-        return _flat_gradient(outputs, parameters, weighted) / len(outputs[0])
+        weighted = [block.metric(change) for block, change in zip(blocks, push(vector), strict=True)]
+        return _flat_gradient(outputs, parameters, list(compress(weighted, depends))) / len(outputs[0])
 
     return product
 
 
-def _push_by_reverse_mode(outputs: Sequence[th.Tensor], parameters: Sequence[th.Tensor]) -> Push:
+def gauss_newton_curvature(
+    blocks: Sequence[OutputBlock], parameters: Sequence[th.Tensor], vector: th.Tensor, push: Push | None = None
+) -> th.Tensor:
+    """
+    v' J_s' M_s J_s v of each state alone: twice the quadratic model of the KL in that state, for a step v.
+
+    :param blocks: as in :func:`gauss_newton_fisher`
+    :param parameters: tensors that the outputs are differentiated by
+    :param vector: v, shape (number of parameters,)
+    :param push: as in :func:`gauss_newton_fisher`
+    :return: shape (states,), at least 0
+    """
+    changes = _push(blocks, parameters, push)(vector)
+    of_blocks = [(change * block.metric(change)).flatten(1).sum(1) for block, change in zip(blocks, changes, strict=True)]
+    return th.stack(of_blocks).sum(0)
+
+
+def _push(blocks: Sequence[OutputBlock], parameters: Sequence[th.Tensor], forward: Push | None) -> Push:
+    """J v by forward mode where that is given and has a rule for every layer, by reverse mode otherwise."""
+    by_reverse_mode = None if forward else _push_by_reverse_mode(blocks, parameters)
+
+    def push(vector: th.Tensor) -> Sequence[th.Tensor]:
+        nonlocal by_reverse_mode
+        if forward and not by_reverse_mode:
+            try:
+                return forward(vector)
+            except (NotImplementedError, RuntimeError):
+                by_reverse_mode = _push_by_reverse_mode(blocks, parameters)
+        assert by_reverse_mode is not None
+        return by_reverse_mode(vector)
+
+    return push
+
+
+def _push_by_reverse_mode(blocks: Sequence[OutputBlock], parameters: Sequence[th.Tensor]) -> Push:
+    outputs = [block.output for block in blocks]
     probes = [th.zeros_like(output, requires_grad=True) for output in outputs]
-    pullback = _flat_gradient(outputs, parameters, probes, create_graph=True)
+    depends = [output.requires_grad for output in outputs]
+    pullback = _flat_gradient(list(compress(outputs, depends)), parameters, list(compress(probes, depends)), create_graph=True)
     return lambda vector: _gradients([pullback], probes, [vector])
+
+
+def empirical_fisher(log_prob: th.Tensor, parameters: Sequence[th.Tensor], dimensions: int = 1) -> FisherVectorProduct:
+    """
+    F v = mean over samples of (grad log pi(a|s)) (grad log pi(a|s))' v, for the actions that were taken.
+
+    Where they were drawn from the policy, its expectation is the Gauss-Newton form's, which needs no draws: from the same
+    states this one is the noisier, and its rank is at most their number.
+
+    Source: Schulman et al., "Trust Region Policy Optimization", 2015, appendix C.1 (the covariance of the policy's gradient).
+
+    :param log_prob: of the actions taken, shape (states,), differentiable by the parameters
+    :param parameters: tensors that it is differentiated by
+    :param dimensions: that the KL is averaged over (see :mod:`sb3_trpo_plus.trust_region.metric`)
+    :return: function of a vector of shape (number of parameters,), to the product of the same shape
+    """
+    return gauss_newton_fisher([OutputBlock(log_prob, lambda change: change / dimensions)], parameters)
+
+
+def mlp_empirical_fisher(
+    scores: th.Tensor, jacobian: MlpJacobian, dimensions: int, other_scores: th.Tensor | None = None
+) -> FisherVectorProduct:
+    """
+    The same product for a plain MLP, in closed form.
+
+    :param scores: derivatives of each state's log-probability by the MLP's outputs, shape (states, outputs)
+    :param jacobian: of the outputs by the parameters
+    :param dimensions: that the KL is averaged over
+    :param other_scores: derivatives by parameters outside of the MLP, which come first in the vectors, shape (states, others)
+    :return: function of a vector of shape (number of all parameters,), to the product of the same shape, which is valid until
+        the next call
+    """
+    others = scores.new_empty(len(scores), 0) if other_scores is None else other_scores
+    n_others = others.shape[1]
+    result = scores.new_empty(n_others + jacobian.network.size)
+
+    def product(vector: th.Tensor) -> th.Tensor:
+        change = (scores * jacobian.push(vector[n_others:])).sum(1).addmv_(others, vector[:n_others])
+        change.div_(dimensions * len(scores))
+        jacobian.pull(scores * change[:, None], out=result[n_others:])
+        th.mv(others.t(), change, out=result[:n_others])
+        return result
+
+    return product
 
 
 def sum_of_products(products: Sequence[FisherVectorProduct], weights: Sequence[float]) -> FisherVectorProduct:
@@ -115,6 +186,21 @@ def hessian_fisher(mean_kl: th.Tensor, parameters: Sequence[th.Tensor]) -> Fishe
     """
     gradient = _flat_gradient([mean_kl], parameters, create_graph=True)
     return lambda vector: _flat_gradient([gradient], parameters, [vector])
+
+
+def hessian_curvature(kl: th.Tensor, parameters: Sequence[th.Tensor], vector: th.Tensor) -> th.Tensor:
+    """
+    v' H_s v of each state's KL(old || new), as :func:`gauss_newton_curvature`, for families whose metric is not known.
+
+    :param kl: differentiable, shape (states,)
+    :param parameters: tensors that it is differentiated by
+    :param vector: v, shape (number of parameters,)
+    :return: shape (states,)
+    """
+    weights = th.ones_like(kl, requires_grad=True)
+    slope = _flat_gradient([kl], parameters, [weights], create_graph=True).dot(vector)
+    curvature = _flat_gradient([slope], parameters, create_graph=True).dot(vector)
+    return _gradients([curvature], [weights])[0]
 
 
 def _gradients(

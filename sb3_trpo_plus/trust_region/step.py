@@ -1,14 +1,15 @@
-"""The whole constrained step: search direction, largest step, backtracking."""
+"""The whole constrained step: search direction, largest step, backtracking; and the natural gradient's, without a search."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch as th
 
 from sb3_trpo_plus.trust_region.conjugate_gradient import conjugate_gradient
 from sb3_trpo_plus.trust_region.fisher import FisherVectorProduct
-from sb3_trpo_plus.trust_region.line_search import Candidate, backtrack
+from sb3_trpo_plus.trust_region.line_search import Candidate, LineSearchResult, backtrack
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,15 @@ class StepReport:
     :param surrogate_old: surrogate objective before
     :param surrogate_new: surrogate objective after (the same as before when nothing moved)
     :param gradient_norm: Euclidean norm of the surrogate's gradient
-    :param expected_improvement: of the surrogate, to first order, by the step that was taken
     :param mean_kl: mean over states
     :param max_kl: maximum over states
     :param step_size: factor of the search direction in the step that was taken
-    :param line_search_steps: candidates looked at
+    :param tried: the candidates looked at, in order, each with its factor of the search direction
     :param cg_iterations: iterations of conjugate gradients
     :param cg_relative_residual: ||g - A s|| / ||g||
+    :param direction: s, shape (number of parameters,); None where conjugate gradients found none
+    :param slope: g's, of the surrogate along the direction
+    :param curvature: s'As, of the quadratic model of the constrained KL along the direction, with the damping
     """
 
     accepted: bool
@@ -35,13 +38,25 @@ class StepReport:
     surrogate_old: float
     surrogate_new: float
     gradient_norm: float
-    expected_improvement: float = 0.0
     mean_kl: float = 0.0
     max_kl: float = 0.0
     step_size: float = 0.0
-    line_search_steps: int = 0
+    tried: tuple[tuple[float, Candidate], ...] = ()
     cg_iterations: int = 0
     cg_relative_residual: float = 0.0
+    direction: th.Tensor | None = None
+    slope: float = 0.0
+    curvature: float = 0.0
+
+    @property
+    def line_search_steps(self) -> int:
+        """Candidates looked at."""
+        return len(self.tried)
+
+    @property
+    def expected_improvement(self) -> float:
+        """Of the surrogate, to first order, by the step that was taken."""
+        return self.step_size * self.slope
 
     @property
     def improvement_ratio(self) -> float:
@@ -77,15 +92,17 @@ def trust_region_step(
     cg_residual_tol: float,
     shrinking_factor: float,
     max_tries: int,
+    largest_curvature: Callable[[th.Tensor], float] | None = None,
 ) -> StepReport:
     """
-    Maximise the surrogate L within mean KL(old || new) <= max_kl, by one step along the natural gradient.
+    Maximise the surrogate L within KL(old || new) <= max_kl, by one step along the natural gradient.
 
     Solve (F + damping I) s = g, scale s to the largest step that the quadratic model of the KL allows, and backtrack until
     the true KL and the true surrogate agree. The parameters either move to a point where both conditions hold, or stay as
     they were, to the bit.
 
-    Source: Schulman et al., "Trust Region Policy Optimization", 2015, section 6 and appendix C.
+    Source: Schulman et al., "Trust Region Policy Optimization", 2015, section 6 and appendix C; section 4, equation 11 for the
+    constraint on the maximum KL.
 
     :param parameters: the actor's parameters, moved in place
     :param gradient: g, of L at the present parameters, flat, shape (number of parameters,)
@@ -98,11 +115,106 @@ def trust_region_step(
     :param cg_residual_tol: relative residual at which they stop
     :param shrinking_factor: of the step at each backtrack, in (0, 1)
     :param max_tries: steps tried before giving up
+    :param largest_curvature: s -> the maximum over states of s'Fs for that state alone: the limit is then on the maximum of
+        the KL over states; None: on its mean
     :return: what happened
     """
+    search = partial(
+        backtrack,
+        surrogate_old=surrogate_old,
+        max_kl=max_kl,
+        shrinking_factor=shrinking_factor,
+        max_tries=max_tries,
+        constrained="mean_kl" if largest_curvature is None else "max_kl",
+    )
+
+    def curvature(direction: th.Tensor, product: th.Tensor) -> float:
+        if largest_curvature is None:
+            return direction.dot(product).item()
+        return largest_curvature(direction) + damping * direction.dot(direction).item()
+
+    return _step(
+        parameters,
+        gradient,
+        fisher,
+        evaluate,
+        surrogate_old,
+        damping=damping,
+        cg_max_steps=cg_max_steps,
+        cg_residual_tol=cg_residual_tol,
+        curvature=curvature,
+        step_size=partial(largest_step, max_kl=max_kl),
+        search=search,
+    )
+
+
+def natural_gradient_step(
+    parameters: Sequence[th.Tensor],
+    gradient: th.Tensor,
+    fisher: FisherVectorProduct,
+    evaluate: Callable[[], Candidate],
+    surrogate_old: float,
+    *,
+    max_kl: float,
+    damping: float,
+    cg_max_steps: int,
+    cg_residual_tol: float,
+    step_size: float | None = None,
+) -> StepReport:
+    """
+    The first step that :func:`trust_region_step` tries, or one of a fixed size, whatever becomes of the KL and the surrogate.
+
+    Where the policy after it is not finite the parameters stay as they were, to the bit.
+
+    Sources: Kakade, "A natural policy gradient", 2001, for the fixed size; Schulman et al., "Trust Region Policy
+    Optimization", 2015, section 7.
+
+    :param parameters: as in :func:`trust_region_step`, and so are the arguments up to ``cg_residual_tol``
+    :param step_size: factor of s = (F + damping I)^-1 g; None: the one at which the quadratic model of the mean KL meets its
+        limit
+    :return: what happened
+    """
+
+    def size(curvature: float) -> float:
+        return largest_step(curvature, max_kl) if step_size is None else step_size
+
+    def take(parameters: Sequence[th.Tensor], full_step: th.Tensor, evaluate: Callable[[], Candidate]) -> LineSearchResult:
+        # Any finite candidate is within these limits.
+        return backtrack(parameters, full_step, evaluate, -math.inf, math.inf, shrinking_factor=0.5, max_tries=1)
+
+    return _step(
+        parameters,
+        gradient,
+        fisher,
+        evaluate,
+        surrogate_old,
+        damping=damping,
+        cg_max_steps=cg_max_steps,
+        cg_residual_tol=cg_residual_tol,
+        curvature=lambda direction, product: direction.dot(product).item(),
+        step_size=size,
+        search=take,
+    )
+
+
+def _step(
+    parameters: Sequence[th.Tensor],
+    gradient: th.Tensor,
+    fisher: FisherVectorProduct,
+    evaluate: Callable[[], Candidate],
+    surrogate_old: float,
+    *,
+    damping: float,
+    cg_max_steps: int,
+    cg_residual_tol: float,
+    curvature: Callable[[th.Tensor, th.Tensor], float],
+    step_size: Callable[[float], float],
+    search: Callable[[Sequence[th.Tensor], th.Tensor, Callable[[], Candidate]], LineSearchResult],
+) -> StepReport:
+    """The direction s with A = F + damping I, the size that its curvature allows, and the search along it."""
     norm = th.linalg.vector_norm(gradient).item()
 
-    def unchanged(reason: str, **details: float) -> StepReport:
+    def unchanged(reason: str, **details: object) -> StepReport:
         return StepReport(False, reason, surrogate_old, surrogate_old, norm, **details)  # type: ignore[arg-type]
 
     if not math.isfinite(surrogate_old):
@@ -113,31 +225,35 @@ def trust_region_step(
         return unchanged("the gradient of the surrogate objective is zero")
 
     cg = conjugate_gradient(lambda v: fisher(v).add_(v, alpha=damping), gradient, cg_max_steps, cg_residual_tol)
-    solved = {"cg_iterations": cg.iterations, "cg_relative_residual": cg.relative_residual}
-    curvature = cg.solution.dot(cg.product).item()
-    if not (math.isfinite(curvature) and curvature > 0):
-        cause = cg.breakdown or f"s'As is {curvature:.3g}, the gradient is too small or too large"
-        return unchanged(f"conjugate gradients found no direction: {cause}", **solved)
+    found = {"cg_iterations": cg.iterations, "cg_relative_residual": cg.relative_residual}
+    along = curvature(cg.solution, cg.product)
+    if not (math.isfinite(along) and along > 0):
+        cause = cg.breakdown or f"s'As is {along:.3g}, the gradient is too small or too large"
+        return unchanged(f"conjugate gradients found no direction: {cause}", **found)
 
-    step_size = largest_step(curvature, max_kl)
-    full_step = step_size * cg.solution
+    size = step_size(along)
+    full_step = size * cg.solution
     if not th.isfinite(full_step).all():
-        return unchanged("the largest step is not finite", **solved)
-    search = backtrack(parameters, full_step, evaluate, surrogate_old, max_kl, shrinking_factor, max_tries)
-    reason = search.reason if cg.breakdown is None else f"{search.reason}; conjugate gradients stopped early: {cg.breakdown}"
-    if search.accepted is None:
-        return unchanged(reason, line_search_steps=search.tries, **solved)
+        return unchanged("the largest step is not finite", **found)
+    result = search(parameters, full_step, evaluate)
+    reason = result.reason if cg.breakdown is None else f"{result.reason}; conjugate gradients stopped early: {cg.breakdown}"
+    details = {
+        **found,
+        "tried": tuple((scale * size, candidate) for scale, candidate in result.tried),
+        "direction": cg.solution,
+        "slope": gradient.dot(cg.solution).item(),
+        "curvature": along,
+    }
+    if result.accepted is None:
+        return unchanged(reason, **details)
     return StepReport(
         accepted=True,
         reason=reason,
         surrogate_old=surrogate_old,
-        surrogate_new=search.accepted.surrogate,
+        surrogate_new=result.accepted.surrogate,
         gradient_norm=norm,
-        expected_improvement=search.scale * step_size * gradient.dot(cg.solution).item(),
-        mean_kl=search.accepted.mean_kl,
-        max_kl=search.accepted.max_kl,
-        step_size=search.scale * step_size,
-        line_search_steps=search.tries,
-        cg_iterations=cg.iterations,
-        cg_relative_residual=cg.relative_residual,
+        mean_kl=result.accepted.mean_kl,
+        max_kl=result.accepted.max_kl,
+        step_size=result.scale * size,
+        **details,  # type: ignore[arg-type]
     )

@@ -9,8 +9,16 @@ from hypothesis import strategies as st
 from torch import distributions as td
 from torch import nn
 
-from sb3_trpo_plus.trust_region.fisher import gauss_newton_fisher, hessian_fisher
+from sb3_trpo_plus.trust_region.fisher import (
+    empirical_fisher,
+    gauss_newton_curvature,
+    gauss_newton_fisher,
+    hessian_curvature,
+    hessian_fisher,
+    mlp_empirical_fisher,
+)
 from sb3_trpo_plus.trust_region.metric import OutputBlock, kl_per_state, output_blocks
+from sb3_trpo_plus.trust_region.mlp import Mlp, MlpJacobian
 
 Head = Callable[[th.Tensor, th.Tensor], td.Distribution | list[td.Distribution]]
 
@@ -158,3 +166,66 @@ def test_kl_is_averaged_over_independent_dimensions() -> None:
     th.testing.assert_close(kl_per_state(old, new), th.tensor([0.5 / 3, 2.0]))
     joint_old, joint_new = td.Independent(old, 1), td.Independent(new, 1)
     th.testing.assert_close(kl_per_state(joint_old, joint_new), th.tensor([0.5, 6.0]))
+
+
+def scores_of(policy: Policy, log_prob: th.Tensor) -> th.Tensor:
+    """grad log pi(a|s) of each sample, one row each, by one backward pass a sample."""
+    parameters = list(policy.parameters())
+    rows = [th.autograd.grad(one, parameters, retain_graph=True, materialize_grads=True) for one in log_prob]
+    return th.stack([nn.utils.parameters_to_vector(row) for row in rows])
+
+
+@settings(max_examples=15, deadline=None)
+@given(**SIZES, n_outputs=st.integers(1, 3), dimensions=st.integers(1, 3), seed=st.integers(0, 2**31 - 1))
+def test_empirical_product_is_the_second_moment_of_the_scores(
+    n_states: int, n_inputs: int, n_hidden: int, n_outputs: int, dimensions: int, seed: int
+) -> None:
+    th.manual_seed(seed)
+    policy = Policy(n_inputs, n_hidden, n_outputs, gaussian)
+    (distribution,) = policy(th.randn(n_states, n_inputs, dtype=th.float64))
+    log_prob = distribution.log_prob(distribution.sample()).sum(1)
+    scores = scores_of(policy, log_prob)
+    product = empirical_fisher(log_prob, list(policy.parameters()), dimensions)
+    columns = th.stack([product(row).clone() for row in th.eye(scores.shape[1], dtype=th.float64)])
+    th.testing.assert_close(columns, scores.T @ scores / (n_states * dimensions), rtol=1e-8, atol=1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(**SIZES, n_outputs=st.integers(1, 3), with_log_std=st.booleans(), seed=st.integers(0, 2**31 - 1))
+def test_empirical_product_of_an_mlp_is_the_generic_one(
+    n_states: int, n_inputs: int, n_hidden: int, n_outputs: int, with_log_std: bool, seed: int
+) -> None:
+    th.manual_seed(seed)
+    policy = Policy(n_inputs, n_hidden, n_outputs, gaussian)
+    states = th.randn(n_states, n_inputs, dtype=th.float64)
+    network = Mlp([policy.net[0], policy.net[2]], [policy.net[1]])
+    outputs = policy.net(states)
+    log_stds = policy.log_std.expand_as(outputs)
+    log_prob_of_each = td.Normal(outputs, log_stds.exp()).log_prob(outputs.detach() + th.randn_like(outputs))
+    log_prob = log_prob_of_each.sum(1)
+    of_outputs, of_log_std = th.autograd.grad(log_prob.sum(), [outputs, log_stds], retain_graph=True)
+    parameters = [*([policy.log_std] if with_log_std else []), *network.parameters]
+    generic = empirical_fisher(log_prob, parameters, 2)
+    closed = mlp_empirical_fisher(of_outputs, MlpJacobian(network, states), 2, of_log_std if with_log_std else None)
+    vector = th.randn(sum(parameter.numel() for parameter in parameters), dtype=th.float64)
+    th.testing.assert_close(closed(vector), generic(vector), rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@settings(max_examples=10, deadline=None)
+@given(**SIZES, n_outputs=st.integers(1, 3), seed=st.integers(0, 2**31 - 1))
+def test_curvature_of_each_state_is_its_own_matrix_between_the_vector(
+    head: str, n_states: int, n_inputs: int, n_hidden: int, n_outputs: int, seed: int
+) -> None:
+    th.manual_seed(seed)
+    policy = Policy(n_inputs, n_hidden, n_outputs, HEADS[head])
+    states = th.randn(n_states, n_inputs, dtype=th.float64)
+    parameters = list(policy.parameters())
+    vector = th.randn(sum(parameter.numel() for parameter in parameters), dtype=th.float64)
+    expected = th.stack([vector @ hessian_of_kl(policy, state[None]) @ vector for state in states])
+    blocks = blocks_of(policy(states))
+    th.testing.assert_close(gauss_newton_curvature(blocks, parameters, vector), expected, rtol=1e-8, atol=1e-9)
+    with th.no_grad():
+        old = policy(states)
+    kls = [kl_per_state(one, other) for one, other in zip(old, policy(states), strict=True)]
+    th.testing.assert_close(hessian_curvature(th.stack(kls).sum(0), parameters, vector), expected, rtol=1e-8, atol=1e-9)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import distributions as td
 
 from sb3_trpo_plus.trust_region.line_search import Candidate, backtrack
-from sb3_trpo_plus.trust_region.step import StepReport, trust_region_step
+from sb3_trpo_plus.trust_region.step import StepReport, natural_gradient_step, trust_region_step
 
 OPTIONS = {
     "max_kl": 0.01, "damping": 0.0, "cg_max_steps": 50, "cg_residual_tol": 1e-12, "shrinking_factor": 0.5, "max_tries": 10,
@@ -175,3 +175,79 @@ def test_old_distribution_that_is_a_view_of_the_parameters_stays_old() -> None:
 
     backtrack([logits], th.tensor([1.0, 0.0, 0.0]), evaluate, 0.0, 1.0, 0.5, 1)
     assert kls[0] > 0.01
+
+
+@settings(max_examples=50, deadline=None)
+@given(n=st.integers(1, 5), n_states=st.integers(1, 4), damping=st.floats(0, 1), seed=st.integers(0, 2**31 - 1))
+def test_constraint_on_the_maximum_is_met_where_the_model_of_the_worst_state_meets_it(
+    n: int, n_states: int, damping: float, seed: int
+) -> None:
+    """With KLs that are quadratic in each state, the largest of them stands at the limit, less what the damping takes."""
+    generator = th.Generator().manual_seed(seed)
+    roots = th.randn(n_states, n, n, generator=generator, dtype=th.float64)
+    metrics = roots @ roots.transpose(1, 2) + 0.1 * th.eye(n)
+    g = th.randn(n, generator=generator, dtype=th.float64)
+    theta = th.nn.Parameter(th.zeros(n, dtype=th.float64))
+
+    def kls(change: th.Tensor) -> th.Tensor:
+        return th.einsum("i,sij,j->s", change, metrics, change) / 2
+
+    def evaluate() -> Candidate:
+        kl = kls(theta.detach())
+        return Candidate(g.dot(theta.detach()).item(), kl.mean().item(), kl.max().item())
+
+    report = trust_region_step(
+        [theta], g, lambda v: metrics.mean(0) @ v, evaluate, 0.0,
+        **{**OPTIONS, "damping": damping, "shrinking_factor": 1 - 1e-9},  # type: ignore[arg-type]
+        largest_curvature=lambda s: 2 * kls(s).max().item(),
+    )  # fmt: skip
+    assert report.accepted
+    step = theta.detach()
+    assert (kls(step).max() + damping * step.dot(step) / 2).item() == pytest.approx(0.01, rel=1e-6)
+    assert report.max_kl <= 0.01
+    direction = th.linalg.solve(metrics.mean(0) + damping * th.eye(n), g)
+    th.testing.assert_close(step / step.norm(), direction / direction.norm(), rtol=1e-5, atol=1e-7)
+
+
+def test_search_refuses_a_step_by_the_kl_that_is_constrained() -> None:
+    theta = th.nn.Parameter(th.zeros(1))
+    result = backtrack(
+        [theta], th.ones(1), lambda: Candidate(1.0, 0.01, theta.item()), 0.0, 0.3, 0.5, 10, constrained="max_kl"
+    )
+    assert theta.item() == 0.25
+    assert [scale for scale, _ in result.tried] == [1.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("step_size", [None, 0.7])
+def test_natural_gradient_steps_are_taken_whatever_becomes_of_the_objective(step_size: float | None) -> None:
+    theta, a, g = th.nn.Parameter(th.zeros(2)), th.diag(th.tensor([1.0, 4.0])), th.tensor([1.0, 1.0])
+    report = natural_gradient_step(
+        [theta], g, lambda v: a @ v, lambda: Candidate(-1.0, 5.0, 9.0), 0.0, max_kl=0.01, damping=1.0, cg_max_steps=10,
+        cg_residual_tol=1e-10, step_size=step_size,
+    )  # fmt: skip
+    direction = th.tensor([1 / 2, 1 / 5])
+    size = step_size or math.sqrt(2 * 0.01 / (direction @ (a + th.eye(2)) @ direction).item())
+    th.testing.assert_close(theta.detach(), size * direction)
+    assert report.accepted
+    assert (report.surrogate_new, report.mean_kl, report.max_kl) == (-1.0, 5.0, 9.0)
+    assert report.step_size == pytest.approx(size)
+
+
+@pytest.mark.parametrize("candidate", [Candidate(math.nan, 0.0, 0.0), Candidate(0.0, math.inf, 0.0)])
+def test_natural_gradient_step_to_a_policy_that_is_not_finite_is_not_taken(candidate: Candidate) -> None:
+    theta = th.nn.Parameter(th.randn(3))
+    before = theta.detach().clone()
+    report = natural_gradient_step(
+        [theta],
+        th.ones(3),
+        lambda v: v,
+        lambda: candidate,
+        0.0,
+        max_kl=0.01,
+        damping=0.0,
+        cg_max_steps=10,
+        cg_residual_tol=0.0,
+    )
+    assert not report.accepted
+    assert "not finite" in report.reason
+    assert th.equal(theta.detach(), before)

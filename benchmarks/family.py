@@ -1,0 +1,186 @@
+"""
+Does every member of the family solve CartPole-v1 and Pendulum-v1, on five seeds, and in how many steps?
+
+Trains with the entries of hyperparams/, evaluates on the way (5 deterministic episodes every 5,000 steps) and at the end (20),
+and writes one CSV row a run to benchmarks/results/family.csv. Runs that have a row are skipped, so it can be stopped and
+started again.
+
+    python benchmarks/family.py            # run what is missing (half an hour on two cores), print the table, draw the curves
+    python benchmarks/family.py --table    # only print and draw
+"""
+
+import argparse
+import csv
+import platform
+import statistics
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+import yaml
+from matplotlib.figure import Figure
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from tqdm import tqdm
+
+import sb3_trpo_plus
+from sb3_trpo_plus import zoo
+
+ROOT = Path(__file__).parent
+RESULTS = ROOT / "results" / "family.csv"
+PICTURE = ROOT.parent / "docs" / "images" / "family.png"
+SOLVED = {"CartPole-v1": 475.0, "Pendulum-v1": -250.0}
+MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "TRPO": ("trpo", {}),
+    'TRPO, fisher="empirical"': ("trpo", {"fisher": "empirical"}),
+    'TRPO, kl_constraint="max"': ("trpo", {"kl_constraint": "max", "target_kl": 0.1}),
+    "NPG": ("npg", {}),
+    "NPG, step_size=0.3": ("npg", {"step_size": 0.3}),
+    "VineTRPO": ("trpo_vine", {}),
+    'PPOPenalty, penalty="adaptive"': ("ppo_penalty", {}),
+    'PPOPenalty, penalty="dual"': ("ppo_penalty", {"penalty": "dual"}),
+}
+SEEDS = range(5)
+EVERY = 5_000
+Run = tuple[str, str, int]
+
+
+class Curve(BaseCallback):
+    """Evaluates every so many steps."""
+
+    def __init__(self, env_id: str, seed: int) -> None:
+        super().__init__()
+        self.env = make_vec_env(env_id, 1, seed=20_000 + seed)
+        self.points: list[tuple[int, float]] = []
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= EVERY * (len(self.points) + 1):
+            generator, numpys = th.get_rng_state(), np.random.get_state()  # noqa: NPY002
+            mean, _ = evaluate_policy(self.model, self.env, 5)
+            th.set_rng_state(generator)
+            np.random.set_state(numpys)  # noqa: NPY002
+            assert isinstance(mean, float)
+            self.points.append((self.num_timesteps, round(mean, 1)))
+        return True
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Train and evaluate one agent, on one thread."""
+    member, env_id, seed = run
+    warnings.simplefilter("ignore")
+    th.set_num_threads(1)
+    algo, options = MEMBERS[member]
+    settings = {**yaml.safe_load(zoo.hyperparams_file(algo).read_text())[env_id], **options}
+    n_envs, n_timesteps = settings.pop("n_envs"), int(settings.pop("n_timesteps"))
+    algorithm: Any = zoo.ALGORITHMS[algo]
+    model = algorithm(env=make_vec_env(env_id, n_envs, seed=seed), seed=seed, device="cpu", **settings)
+    curve = Curve(env_id, seed)
+    start = time.perf_counter()
+    model.learn(n_timesteps, curve)
+    seconds = time.perf_counter() - start
+    returns, _ = evaluate_policy(model, make_vec_env(env_id, 1, seed=10_000 + seed), 20, return_episode_rewards=True)
+    solved_at = next((steps for steps, mean in curve.points if mean >= SOLVED[env_id]), "")
+    return {
+        "member": member,
+        "env": env_id,
+        "seed": seed,
+        "steps": model.num_timesteps,
+        "mean_return": round(float(np.mean(returns)), 2),
+        "std_return": round(float(np.std(returns)), 2),
+        "solved_at": solved_at,
+        "seconds": round(seconds, 1),
+        "version": sb3_trpo_plus.__version__,
+        "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {th.__version__}, 1 thread",
+        "curve": " ".join(f"{steps}:{mean}" for steps, mean in curve.points),
+    }
+
+
+def finished() -> list[dict[str, str]]:
+    """The rows of the results file."""
+    if not RESULTS.is_file():
+        return []
+    with RESULTS.open() as file:
+        return list(csv.DictReader(file))
+
+
+def run_missing(jobs: int) -> None:
+    """Train what has no row yet, seed by seed."""
+    done = {(row["member"], row["env"], int(row["seed"])) for row in finished()}
+    runs = [(member, env, seed) for seed in SEEDS for env in SOLVED for member in MEMBERS]
+    missing = [run for run in runs if run not in done]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(train, run) for run in missing]
+        for future in tqdm(as_completed(futures), total=len(futures), unit="run", disable=not missing):
+            row = future.result()
+            is_new = not RESULTS.is_file()
+            with RESULTS.open("a", newline="") as file:
+                writer = csv.DictWriter(file, row, lineterminator="\n")
+                if is_new:
+                    writer.writeheader()
+                writer.writerow(row)
+
+
+def rows_of(member: str, env: str) -> list[dict[str, str]]:
+    """By seed."""
+    found = [row for row in finished() if (row["member"], row["env"]) == (member, env)]
+    return sorted(found, key=lambda row: int(row["seed"]))
+
+
+def print_table() -> None:
+    """One Markdown row an environment and member."""
+    print(
+        "| environment | member | steps | solved at | seeds that solve it | after steps (median) | mean return of each seed |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for env, threshold in SOLVED.items():
+        for member in MEMBERS:
+            rows = rows_of(member, env)
+            if not rows:
+                continue
+            means = [float(row["mean_return"]) for row in rows]
+            solved = f"{sum(mean >= threshold for mean in means)} of {len(means)}"
+            first = [float(row["solved_at"] or "inf") for row in rows]
+            after = f"{statistics.median(first):,.0f}" if statistics.median(first) < float("inf") else "never"
+            returns = ", ".join(f"{mean:.0f}" for mean in means)
+            steps = f"{int(rows[0]['steps']):,}"
+            print(f"| {env} | {member} | {steps} | {threshold:g} | {solved} | {after} | {returns} |")
+
+
+def draw() -> None:
+    """Mean over the seeds and their range, by environment steps."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    for axes, (env, threshold) in zip(figure.subplots(1, 2), SOLVED.items(), strict=True):
+        for index, member in enumerate(MEMBERS):
+            curves = [[point.split(":") for point in row["curve"].split()] for row in rows_of(member, env)]
+            if not curves:
+                continue
+            steps = [int(step) for step, _ in curves[0]]
+            means = np.array([[float(mean) for _, mean in curve[: len(steps)]] for curve in curves])
+            axes.plot(steps, means.mean(axis=0), color=f"C{index}", label=member)
+            axes.fill_between(steps, means.min(axis=0), means.max(axis=0), color=f"C{index}", alpha=0.07)
+        axes.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
+        axes.set(title=env, xlabel="environment steps, branches included", ylabel="return of an episode", xlim=(0, None))
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    figure.savefig(PICTURE, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--table", action="store_true", help="only print the table and draw the curves of what is there")
+    args = parser.parse_args()
+    if not args.table:
+        run_missing(args.jobs)
+    print_table()
+    draw()
+
+
+if __name__ == "__main__":
+    main()

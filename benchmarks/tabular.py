@@ -1,0 +1,131 @@
+"""
+How far does the theory's step go? Conservative policy iteration, the paper's Algorithm 1 and the exact trust region on finite
+MDPs, from the uniform policy.
+
+Writes benchmarks/results/tabular.csv, one row an MDP and algorithm, and docs/images/tabular.png, and prints the table. Takes a
+minute or two; nothing is random but the random MDP, whose seed is fixed.
+
+    python benchmarks/tabular.py
+"""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+from sb3_trpo_plus.tabular import (
+    FiniteMDP,
+    Iteration,
+    algorithm_1,
+    conservative_policy_iteration,
+    expected_return,
+    trust_region,
+)
+
+ROOT = Path(__file__).parent
+RESULTS = ROOT / "results" / "tabular.csv"
+PICTURE = ROOT.parent / "docs" / "images" / "tabular.png"
+ITERATIONS = 1000
+DELTA = 0.01
+ALGORITHMS: dict[str, Callable[[FiniteMDP], list[Iteration]]] = {
+    "conservative policy iteration": lambda mdp: conservative_policy_iteration(mdp, mdp.uniform_policy(), ITERATIONS),
+    "Algorithm 1": lambda mdp: algorithm_1(mdp, mdp.uniform_policy(), ITERATIONS),
+    f"trust region, mean KL {DELTA:g}": lambda mdp: trust_region(mdp, mdp.uniform_policy(), ITERATIONS, DELTA),
+}
+DRAWN = "random, 10 states, 4 actions"
+MDPS: dict[str, Callable[[float], FiniteMDP]] = {
+    DRAWN: lambda gamma: FiniteMDP.random(10, 4, gamma, seed=0),
+    "FrozenLake-v1": lambda gamma: FiniteMDP.from_gymnasium("FrozenLake-v1", gamma),
+    "CliffWalking-v1": lambda gamma: FiniteMDP.from_gymnasium("CliffWalking-v1", gamma),
+}
+GAMMAS = (0.8, 0.99)
+DRAWN_GAMMA = 0.8
+Runs = dict[str, list[Iteration]]
+
+
+def optimal_return(mdp: FiniteMDP) -> float:
+    """By value iteration."""
+    values = np.zeros(mdp.n_states)
+    while True:
+        before, values = values, (mdp.rewards + mdp.gamma * mdp.transitions @ values).max(axis=1)
+        if np.abs(values - before).max() <= 1e-12 * np.abs(values).max():
+            return float(mdp.initial @ values)
+
+
+def first_to_cover(share: float, start: float, optimum: float, run: list[Iteration]) -> int | None:
+    """The number of updates that cover a share of the way from the first return to the optimal one."""
+    target = start + share * (optimum - start)
+    return next((i for i, iteration in enumerate(run, 1) if iteration.expected_return >= target), None)
+
+
+def rows_of(name: str, mdp: FiniteMDP, runs: Runs) -> list[dict[str, str | float | int | None]]:
+    start, optimum = expected_return(mdp, mdp.uniform_policy()), optimal_return(mdp)
+    return [
+        {
+            "mdp": name,
+            "gamma": mdp.gamma,
+            "algorithm": algorithm,
+            "max_kl_of_first_update": f"{run[0].max_kl:.2g}",
+            "updates_to_half": first_to_cover(0.5, start, optimum, run),
+            "start": f"{start:.4g}",
+            "after_100": f"{run[99].expected_return:.4g}",
+            f"after_{ITERATIONS}": f"{run[-1].expected_return:.4g}",
+            "optimal": f"{optimum:.4g}",
+        }
+        for algorithm, run in runs.items()
+    ]
+
+
+def draw(mdp: FiniteMDP, runs: Runs) -> None:
+    """Left: returns and bounds; right: how far each update moves the policy."""
+    optimum = optimal_return(mdp)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    updates = range(1, ITERATIONS + 1)
+    for name, run in runs.items():
+        (line,) = left.plot(updates, [iteration.expected_return for iteration in run], label=name)
+        # Updates that change nothing have no place on a log axis, and a bound that says nothing.
+        moves = [(i, iteration) for i, iteration in zip(updates, run, strict=True) if iteration.max_kl > 0]
+        when = [i for i, _ in moves]
+        left.plot(when, [iteration.lower_bound for _, iteration in moves], ":", linewidth=2.5, color=line.get_color())
+        right.plot(when, [iteration.max_kl for _, iteration in moves], label=name)
+    left.plot([], [], ":", linewidth=2.5, color="black", label="lower bound of each")
+    left.axhline(optimum, color="black", linestyle="--", linewidth=1, label="optimal")
+    left.set(xscale="log", xlabel="update", ylabel="expected return", title="Return and its lower bound")
+    # The bound of late trust region steps is far below.
+    left.set_ylim(-optimum / 2, 1.1 * optimum)
+    right.set(xscale="log", yscale="log", xlabel="update", ylabel="nats", title="Max KL of each update")
+    right.set_ylim(bottom=1e-9)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE, dpi=150)
+
+
+def main() -> None:
+    rows = []
+    for gamma in GAMMAS:
+        for name, make in MDPS.items():
+            mdp = make(gamma)
+            runs = {algorithm: run(mdp) for algorithm, run in ALGORITHMS.items()}
+            rows += rows_of(name, mdp, runs)
+            if (name, gamma) == (DRAWN, DRAWN_GAMMA):
+                draw(mdp, runs)
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
+    for row in rows:
+        print("| " + " | ".join("" if value is None else str(value) for value in row.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()

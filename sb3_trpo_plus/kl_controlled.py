@@ -1,0 +1,290 @@
+"""What the algorithms of this package share: a policy improvement whose KL is controlled, then the critic's fit."""
+
+import io
+import math
+import pathlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar, TypeVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
+from stable_baselines3.common.utils import explained_variance
+
+from sb3_trpo_plus import policy_model, saving
+from sb3_trpo_plus.critic import fit_critic
+from sb3_trpo_plus.rollouts import FastRollouts
+from sb3_trpo_plus.threads import at_most_useful_threads
+
+SelfKLControlled = TypeVar("SelfKLControlled", bound="KLControlled")
+Range = tuple[Any, Callable[[Any], bool], str]
+
+POSITIVE: Range = (Real, lambda x: x > 0, "a positive number")
+AT_LEAST_0: Range = (Real, lambda x: x >= 0, "a number of at least 0")
+FRACTION: Range = (Real, lambda x: 0 < x < 1, "a number between 0 and 1, both excluded")
+COUNT: Range = (Integral, lambda x: x >= 1, "an integer of at least 1")
+COUNT_OR_0: Range = (Integral, lambda x: x >= 0, "an integer of at least 0")
+
+
+def normalized(advantages: th.Tensor, to_unit_deviation: bool) -> th.Tensor:
+    """
+    Advantages with mean 0 and standard deviation 1 if that is asked for; zeros where they are all equal.
+
+    :param advantages: any shape
+    :param to_unit_deviation: False: they stay as they are, unless they are equal
+    :return: the same shape
+    """
+    spread = advantages.max() - advantages.min()
+    if advantages.numel() > 1 and spread <= 1e-6 * advantages.abs().max():
+        # Normalising them would turn rounding errors into advantages of size one.
+        return th.zeros_like(advantages)
+    if to_unit_deviation:
+        return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    return advantages
+
+
+def one_of(*names: str) -> Range:
+    """The range of an argument that is one of some words."""
+    return (str, lambda x: x in names, " or ".join(map(repr, names)))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """
+    What the policy's update sees of a rollout.
+
+    :param observations: tensor or dict of tensors, the states along the first dimension
+    :param actions: taken there, as the distribution's ``log_prob`` takes them
+    :param old_log_prob: of the actions, when they were taken, shape (states,)
+    :param advantages: of the actions, shape (states,), normalised if that is asked for; all 0 where they were all equal
+    :param raw_advantages: before that
+    """
+
+    observations: PyTorchObs
+    actions: th.Tensor
+    old_log_prob: th.Tensor
+    advantages: th.Tensor
+    raw_advantages: th.Tensor
+
+    def at(self, index: slice | th.Tensor) -> "Sample":
+        """Some of the states."""
+        observations = policy_model.select(self.observations, index)
+        rest = (self.actions, self.old_log_prob, self.advantages, self.raw_advantages)
+        return Sample(observations, *(tensor[index] for tensor in rest))
+
+    def expected_advantage(self, distribution: Distribution, advantages: th.Tensor) -> th.Tensor:
+        """E[ pi_theta(a|s) / pi_old(a|s) * A(s,a) ]: the single-path estimator (TRPO paper, equation 14 with q = pi_old)."""
+        return (th.exp(distribution.log_prob(self.actions) - self.old_log_prob) * advantages).mean()
+
+    def entropy(self, distribution: Distribution) -> th.Tensor:
+        """Mean over the states, of the whole action, nats."""
+        return policy_model.entropy(distribution, distribution.log_prob(self.actions), self.old_log_prob)
+
+
+class KLControlled(FastRollouts):
+    """
+    An on-policy actor-critic whose updates of the policy control KL(old || new). Not to be used by itself.
+
+    A subclass gives ``_improve_policy``, and may bring a ``_sample`` and a ``_surrogate`` of its own.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorCriticPolicy,
+        "CnnPolicy": ActorCriticCnnPolicy,
+        "MultiInputPolicy": MultiInputActorCriticPolicy,
+    }
+    #: Names of attributes that a saved model of this algorithm has
+    _saved_attributes: ClassVar[tuple[str, ...]]
+    _ranges: ClassVar[dict[str, Range]] = {
+        "target_kl": POSITIVE,
+        "ent_coef": AT_LEAST_0,
+        "n_steps": COUNT,
+        "batch_size": COUNT,
+        "sub_sampling_factor": COUNT,
+        "n_critic_updates": COUNT_OR_0,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        *,
+        batch_size: int,
+        n_critic_updates: int,
+        normalize_advantage: bool,
+        target_kl: float,
+        sub_sampling_factor: int,
+        max_grad_norm: float = 0.0,
+        _init_setup_model: bool,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            policy,
+            env,
+            vf_coef=0.0,
+            max_grad_norm=max_grad_norm,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+            **kwargs,
+        )
+        self.batch_size = batch_size
+        self.n_critic_updates = n_critic_updates
+        self.normalize_advantage = normalize_advantage
+        self.target_kl = target_kl
+        self.sub_sampling_factor = sub_sampling_factor
+
+    def _setup_model(self) -> None:
+        self._check_hyperparameters()
+        super()._setup_model()
+
+    def train(self) -> None:
+        """
+        Improve the policy on the rollout, then fit the critic to its returns.
+
+        Both are left as they are, with a warning that names the cause, where their numbers are not finite.
+        """
+        self._update_learning_rate(self.policy.optimizer)
+        broken = self._first_not_finite()
+        if broken is not None:
+            reason = f"the rollout's {broken} are not all finite"
+            warnings.warn(f"This update was skipped, nothing was changed: {reason}")
+            self._log_skipped(reason)
+            return
+
+        n_parameters = sum(parameter.numel() for parameter in self.policy.parameters())
+        with at_most_useful_threads(self._samples_at_a_time() * n_parameters // 2):
+            actor_parameters = self._improve_policy()
+        with at_most_useful_threads(self.batch_size * n_parameters // 2):
+            self._fit_critic(actor_parameters)
+        self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _improve_policy(self) -> list[th.nn.Parameter]:
+        """
+        Update the policy on the rollout.
+
+        :return: the actor's parameters, moved or not
+        """
+        raise NotImplementedError
+
+    def _first_not_finite(self) -> str | None:
+        """Words for the first part of the rollout that is not finite; None if the update can use all of it."""
+        return policy_model.first_not_finite(self.rollout_buffer)
+
+    def _samples_at_a_time(self) -> int:
+        """Of a pass through the networks in the policy's update."""
+        return self.n_steps * self.n_envs // self.sub_sampling_factor
+
+    def _log_skipped(self, reason: str) -> None:
+        """Log that an update was skipped."""
+
+    def _sample(self) -> Sample:
+        """The part of the rollout that the policy's update uses."""
+        rollout = next(self.rollout_buffer.get(batch_size=None))
+        k = self.sub_sampling_factor
+        actions, raw_advantages = rollout.actions[::k], rollout.advantages[::k]
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.long().flatten()
+        advantages = normalized(raw_advantages, self.normalize_advantage)
+        observations = policy_model.every(rollout.observations, k)
+        return Sample(observations, actions, rollout.old_log_prob[::k], advantages, raw_advantages)
+
+    def _surrogate(self, distribution: Distribution, sample: Sample) -> th.Tensor:
+        """L(theta) = E[ pi_theta(a|s) / pi_old(a|s) * A(s,a) ] + ent_coef * E[ entropy of pi_theta(.|s) ]"""
+        objective = sample.expected_advantage(distribution, sample.advantages)
+        if self.ent_coef != 0.0:
+            objective = objective + self.ent_coef * sample.entropy(distribution)
+        return objective
+
+    def _fit_critic(self, actor_parameters: list[th.nn.Parameter]) -> None:
+        self.policy.set_training_mode(True)
+        policy_model.refresh_running_statistics(self.policy, self.rollout_buffer)
+        policy_model.hold_actor(self.policy, actor_parameters)
+        value_loss = fit_critic(self.policy, self.rollout_buffer, actor_parameters, self.n_critic_updates, self.batch_size)
+        if value_loss is not None:
+            self.logger.record("train/value_loss", value_loss)
+        explained = explained_variance(self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten())
+        self.logger.record("train/explained_variance", explained)
+
+    def _check_hyperparameters(self) -> None:
+        """
+        :raises ValueError: an argument is out of its range
+        :raises AssertionError: the rollout is too short to normalise its advantages
+        """
+        for name, allowed in self._ranges.items():
+            self._check_range(name, allowed)
+
+        rollout_size = self.n_steps * self.n_envs
+        samples = math.ceil(rollout_size / self.sub_sampling_factor)
+        if self.normalize_advantage and samples < 2:
+            # An AssertionError because that is what sb3-contrib and PPO raise here.
+            raise AssertionError(
+                f"normalize_advantage needs at least 2 samples in the policy update, but n_steps={self.n_steps} with "
+                f"{self.n_envs} environments and sub_sampling_factor={self.sub_sampling_factor} gives {samples}: "
+                "raise n_steps or set normalize_advantage=False"
+            )
+        if rollout_size % self.batch_size != 0:
+            warnings.warn(
+                f"batch_size={self.batch_size} does not divide n_steps * n_envs = {self.n_steps} * {self.n_envs}: "
+                f"each pass of the critic's fit ends with a minibatch of {rollout_size % self.batch_size}"
+            )
+
+    def _check_range(self, name: str, allowed: Range) -> None:
+        kind, in_range, words = allowed
+        value = getattr(self, name)
+        if not (isinstance(value, kind) and (isinstance(value, str) or math.isfinite(value)) and in_range(value)):
+            raise ValueError(f"{name} must be {words}, but it is {value!r}")
+
+    def learn(
+        self: SelfKLControlled,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfKLControlled:
+        """
+        Train until ``total_timesteps`` environment steps are done; arguments as in ``OnPolicyAlgorithm.learn``.
+
+        :param tb_log_name: ``None``: the name of the class
+        :return: the trained model
+        """
+        name = tb_log_name or type(self).__name__
+        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+
+    @classmethod
+    def load(
+        cls: type[SelfKLControlled],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfKLControlled:
+        """
+        Load a model that this class saved; ``TRPO`` reads those of ``sb3_contrib.TRPO`` too, the Gym years' (2021) included.
+
+        Arguments as in ``BaseAlgorithm.load``.
+
+        :return: a new model
+        :raises FileNotFoundError: there is no such file
+        :raises ValueError: the file is damaged, was saved by another algorithm, or holds an object that can't be read
+        """
+        path = saving.find(path)
+        # SB3 compares the stored policy_kwargs with those given, so the stored ones must be read all the same.
+        replaced = {name: value for name, value in kwargs.items() if name != "policy_kwargs"} | (custom_objects or {})
+        objects = saving.read_objects(path, cls.__name__, cls._saved_attributes, replaced)
+        return super().load(path, env, device, objects, print_system_info, force_reset, **kwargs)

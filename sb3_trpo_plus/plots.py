@@ -1,0 +1,92 @@
+"""Pictures of what an algorithm did."""
+
+import numpy as np
+import torch as th
+from matplotlib.figure import Figure
+
+from sb3_trpo_plus import policy_model
+from sb3_trpo_plus.npg import NPG
+from sb3_trpo_plus.trpo import TRPO
+from sb3_trpo_plus.trust_region.flat import unflatten
+
+POINTS = 61
+
+
+def plot_trust_region(model: TRPO) -> Figure:
+    """
+    Draw the last policy update of a model along its search direction: the surrogate and the KL as they are, on the rollout of
+    that update, and as the step took them to be, linear and quadratic; the limit, and every step that was tried.
+
+    The model stays as it is. The rollout must still be that of the update: draw before the next one is collected.
+
+    Source: Schulman et al., "Trust Region Policy Optimization", 2015, appendix C.
+
+    :param model: a TRPO, NPG or VineTRPO that has just been trained in this process
+    :return: a figure of two panels, to be saved with ``savefig`` or shown by a notebook
+    :raises ValueError: the model has no update yet, or its last one found no direction
+    """
+    report = model.last_step
+    if report is None:
+        raise ValueError("The model has made no policy update in this process: call learn() first")
+    if report.direction is None:
+        raise ValueError(f"The last policy update had no search direction, there is nothing to draw: {report.reason}")
+    sizes = np.linspace(0, 1.2 * max(size for size, _ in report.tried), POINTS)
+    surrogates, mean_kls, max_kls = _along(model, report.direction, report.step_size, sizes)
+    is_max = not isinstance(model, NPG) and model.kl_constraint == "max"
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(sizes, surrogates - report.surrogate_old, color="tab:blue", label="surrogate")
+    left.plot(sizes, sizes * report.slope, "--", color="tab:blue", alpha=0.7, label="linear model")
+    left.axhline(0, color="black", linewidth=0.8)
+    left.set(ylabel="improvement of the surrogate", title="Objective")
+    right.plot(sizes, max_kls if is_max else mean_kls, color="tab:orange", label="maximum KL" if is_max else "mean KL")
+    model_of_kl = sizes**2 * report.curvature / 2
+    right.plot(sizes, model_of_kl, "--", color="tab:orange", alpha=0.7, label="quadratic model, with damping")
+    right.axhline(model.target_kl, color="tab:red", linestyle=":", label="target_kl")
+    right.set(ylabel="KL(old || new), nats", title="Constraint", ylim=(0, None))
+
+    tried = [(size, candidate) for size, candidate in report.tried if candidate.is_finite]
+    refused = tried[:-1] if report.accepted else tried
+    for axes, values in (
+        (left, [candidate.surrogate - report.surrogate_old for _, candidate in tried]),
+        (right, [candidate.max_kl if is_max else candidate.mean_kl for _, candidate in tried]),
+    ):
+        if refused:
+            places = [size for size, _ in refused]
+            axes.plot(places, values[: len(refused)], "x", color="tab:red", markersize=8, label="tried")
+        if report.accepted:
+            axes.plot(tried[-1][0], values[-1], "o", color="tab:green", markersize=8, label="accepted")
+        axes.set(xlabel="step along the search direction", xlim=(0, sizes[-1]))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+@th.no_grad()
+def _along(
+    model: TRPO, direction: th.Tensor, step_taken: float, sizes: np.ndarray[tuple[int], np.dtype[np.float64]]
+) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], ...]:
+    """Surrogate, mean and maximum KL at steps of these sizes from where the last update began."""
+    was_training, generator = model.policy.training, np.random.get_state()  # noqa: NPY002
+    model.policy.set_training_mode(False)
+    try:
+        sample = model._sample()
+        with th.enable_grad():
+            surrogate = model._surrogate(policy_model.action_distribution(model.policy, sample.observations), sample)
+            parameters, _ = policy_model.actor_gradient(model.policy, surrogate)
+        changes = unflatten(direction, parameters)
+        start = [p.detach() - step_taken * change for p, change in zip(parameters, changes, strict=True)]
+        with policy_model.parameters_at(parameters, start):
+            old = policy_model.action_distribution(model.policy, sample.observations)
+        rows = []
+        for size in sizes.tolist():
+            there = [p + size * change for p, change in zip(start, changes, strict=True)]
+            with policy_model.parameters_at(parameters, there):
+                new = policy_model.action_distribution(model.policy, sample.observations)
+            kl = policy_model.kl_divergence(old, new)
+            rows.append((model._surrogate(new, sample).item(), kl.mean().item(), kl.max().item()))
+        return tuple(np.array(column) for column in zip(*rows, strict=True))
+    finally:
+        np.random.set_state(generator)  # noqa: NPY002
+        model.policy.set_training_mode(was_training)

@@ -1,0 +1,314 @@
+"""TRPO with the vine procedure: several actions, each with rollouts of its own, from the same states."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from sb3_trpo_plus import policy_model
+from sb3_trpo_plus.branches import grow
+from sb3_trpo_plus.kl_controlled import COUNT, Range, Sample, normalized, one_of
+from sb3_trpo_plus.states import VecState, branching, check_restorable, get_vec_state, set_vec_state
+from sb3_trpo_plus.trpo import TRPO
+
+Array = npt.NDArray[Any]
+
+# Spaces with more actions are sampled from, SAMPLED actions a state, unless n_actions says otherwise.
+FEW_ACTIONS = 8
+SAMPLED = 4
+
+
+@dataclass(frozen=True)
+class VineSample(Sample):
+    """
+    A rollout set. What :class:`~sb3_trpo_plus.kl_controlled.Sample` has is of the actions that led on from its states.
+
+    :param branches: the actions tried in each state, shape (states, actions, ...)
+    :param log_proposal: logarithm of the probability that each was drawn with, shape (states, actions); None where they are
+        all the actions that there are
+    :param advantages: of the branches, shape (states, actions), normalised if that is asked for
+    :param raw_advantages: before that
+    """
+
+    branches: th.Tensor
+    log_proposal: th.Tensor | None
+
+    def expected_advantage(self, distribution: Distribution, advantages: th.Tensor) -> th.Tensor:
+        """
+        L, the mean over the states of the sum over all actions, pi(a|s) A(s,a), or of its self-normalised estimate
+        sum_k w_k A_k / sum_k w_k with w = pi(a|s) / q(a|s) (TRPO paper, equations 15 and 16); of one action alone, w A.
+        """
+        n_actions = self.branches.shape[1]
+        log_prob = th.stack([distribution.log_prob(self.branches[:, k]) for k in range(n_actions)], dim=1)
+        if self.log_proposal is None:
+            return (log_prob.exp() * advantages).sum(dim=1).mean()
+        weights = th.exp(log_prob - self.log_proposal)
+        if n_actions == 1:
+            return (weights * advantages).mean()
+        return ((weights * advantages).sum(dim=1) / weights.sum(dim=1)).mean()
+
+
+class VineTRPO(TRPO):
+    """
+    TRPO with the vine procedure, which measures what an action is worth by trying it and others from the same state.
+
+    A rollout of ``n_steps`` steps, the trunk, gives the states; in ``n_rollout_states`` of them, drawn at random, each of
+    ``n_actions`` actions is followed by a rollout with the present policy. Branches of a state share their random numbers, the
+    environment's and the policy's, so that the differences between actions are estimated with little variance. Q is the
+    discounted return of a branch. No critic is needed.
+
+    The environment must be one that can be put back into a state (:mod:`sb3_trpo_plus.states`): MuJoCo, classic control, toy
+    text, ALE, and others that can be copied. That is tried out when training starts. The steps of all branches count in
+    ``num_timesteps``, and callbacks are called at each; in their locals ``branching`` is True then, and no ``dones`` are set.
+
+    Paper: https://arxiv.org/abs/1502.05477, section 5.2
+
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy, or a class)
+    :param env: The environment to learn from (an id that is registered in Gymnasium, an env or a VecEnv)
+    :param learning_rate: Learning rate of the critic; a float or a function of the remaining progress (from 1 to 0)
+    :param n_steps: Steps of each environment in the trunk
+    :param n_rollout_states: States of the trunk to branch from, at least 1, at most n_steps * n_envs
+    :param n_actions: Actions tried in each of them, at least 1; ``None``: all of a Discrete space of up to 8, otherwise 4. A
+        number below that of all actions means that they are drawn; one action alone has nothing to be compared with but those
+        in other states
+    :param rollout_length: Limit on the steps of a branch, its action's included, at least 1; ``None``: to the episode's end
+    :param proposal: "policy": actions are drawn from the present policy, the first is the one that the trunk took; "uniform":
+        from the uniform distribution over the (bounded) action space
+    :param bootstrap: Whether the critic's value stands for what a branch that was cut off, by ``rollout_length`` or by a time
+        limit, would have gone on to earn; otherwise that is left out, and there is no critic to fit
+    :param kwargs: Every other argument of :class:`~sb3_trpo_plus.TRPO`, with its meaning and default, but for
+        ``sub_sampling_factor``
+    :raises TypeError: ``sub_sampling_factor`` is given, or the state of the environment can't be saved
+    :raises ValueError: an argument is out of its range, or the environment does not come back exactly
+    """
+
+    _saved_attributes: ClassVar[tuple[str, ...]] = ("cg_max_steps", "n_rollout_states")
+    _ranges: ClassVar[dict[str, Range]] = {
+        **TRPO._ranges,
+        "n_rollout_states": COUNT,
+        "proposal": one_of("policy", "uniform"),
+    }
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        n_steps: int = 256,
+        *,
+        n_rollout_states: int = 64,
+        n_actions: int | None = None,
+        rollout_length: int | None = None,
+        proposal: str = "policy",
+        bootstrap: bool = False,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ):
+        if "sub_sampling_factor" in kwargs:
+            raise TypeError("VineTRPO has no argument sub_sampling_factor: n_rollout_states says how many states are used")
+        super().__init__(policy, env, learning_rate, n_steps, _init_setup_model=False, **kwargs)
+        self.n_rollout_states = n_rollout_states
+        self.n_actions = n_actions
+        self.rollout_length = rollout_length
+        self.proposal = proposal
+        self.bootstrap = bootstrap
+        self._vine: VineSample | None = None
+        self._is_checked = False
+        if _init_setup_model:
+            self._setup_model()
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Collect the trunk, as every on-policy algorithm its rollout, and then the branches from some of its states.
+
+        :param env: the environments
+        :param callback: called at each step, and at the start and the end of the trunk
+        :param rollout_buffer: to be filled with the trunk
+        :param n_rollout_steps: steps of each environment in the trunk
+        :return: False if the callback ended the training before all was collected
+        """
+        if not self._is_checked:
+            check_restorable(env)
+            self._is_checked = True
+        self._vine = None
+        drawn = np.random.permutation(n_rollout_steps * env.num_envs)[: self.n_rollout_states]  # noqa: NPY002
+        trunk = _StateRecorder(env, {divmod(int(place), env.num_envs) for place in drawn})
+        if not super().collect_rollouts(trunk, callback, rollout_buffer, n_rollout_steps):
+            return False
+
+        places = tuple(map(list, zip(*trunk.states, strict=True)))
+        observations = obs_as_tensor(_at(rollout_buffer.observations, places), self.device)
+        own_actions, own_log_prob = (
+            th.as_tensor(array[places], device=self.device) for array in (rollout_buffer.actions, rollout_buffer.log_probs)
+        )
+        if isinstance(self.action_space, spaces.Discrete):
+            own_actions = own_actions.long().flatten()
+        actions, log_proposal = self._propose(observations, own_actions, own_log_prob)
+        q = self._q_values(env, callback, list(trunk.states.values()), actions)
+        if q is None:
+            return False
+        advantages = q - self._baseline(observations, actions, log_proposal, q)
+        scaled = normalized(advantages, self.normalize_advantage)
+        self._vine = VineSample(observations, own_actions, own_log_prob, scaled, advantages, actions, log_proposal)
+        return True
+
+    @th.no_grad()
+    def _propose(
+        self, observations: Any, own_actions: th.Tensor, own_log_prob: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor | None]:
+        """The actions to try in each state, shape (states, actions, ...), and the logarithm of what they were drawn with."""
+        n_states, space = len(own_actions), self.action_space
+        n_all = int(space.n) if isinstance(space, spaces.Discrete) else None
+        if n_all is not None and self.n_actions in (None, n_all) and n_all <= FEW_ACTIONS:
+            return th.arange(n_all, device=self.device).expand(n_states, -1), None
+        n_actions = self.n_actions or SAMPLED
+        if self.proposal == "uniform":
+            drawn = [_uniform(space, self.policy.squash_output) for _ in range(n_states * n_actions)]
+            actions = th.as_tensor(np.stack(drawn), device=self.device).view(n_states, n_actions, *drawn[0].shape)
+            # Constant factors of q cancel where weights are normalised.
+            return actions, th.zeros(n_states, n_actions, device=self.device)
+        distribution = self.policy.get_distribution(observations)
+        others = [distribution.sample() for _ in range(n_actions - 1)]
+        log_probs = [own_log_prob, *(distribution.log_prob(action) for action in others)]
+        return th.stack([own_actions, *others], dim=1), th.stack(log_probs, dim=1)
+
+    def _q_values(self, env: VecEnv, callback: BaseCallback, states: list[VecState], actions: th.Tensor) -> th.Tensor | None:
+        """Discounted returns of the branches, shape (states, actions); None if the callback ended the training."""
+
+        def on_step(rewards: Array, infos: list[dict[str, Any]]) -> bool:
+            self.num_timesteps += env.num_envs
+            # A branch's end is not the end of an episode of the training.
+            dones, branching = np.zeros(env.num_envs, dtype=bool), True
+            callback.update_locals({"rewards": rewards, "infos": infos, "dones": dones, "branching": branching})
+            return callback.on_step()
+
+        end_of_trunk = [get_vec_state(env, index) for index in range(env.num_envs)]
+        as_taken = actions.cpu().numpy().reshape(*actions.shape[:2], *(self.action_space.shape or ()))
+        try:
+            with branching(env):
+                grown = grow(env, states, as_taken, self.policy, self.gamma, self.rollout_length, on_step)
+        finally:
+            for index, state in enumerate(end_of_trunk):
+                set_vec_state(env, index, state)
+        if grown is None:
+            return None
+        returns, cuts = grown
+        if self.bootstrap and cuts:
+            with th.no_grad():
+                last = self.policy.obs_to_tensor(_stack([cut.observation for cut in cuts]))[0]
+                values = self.policy.predict_values(last).flatten().tolist()
+            for cut, value in zip(cuts, values, strict=True):
+                returns[cut.place] += cut.discount * value
+        return th.as_tensor(returns, dtype=th.float32, device=self.device)
+
+    @th.no_grad()
+    def _baseline(
+        self, observations: Any, actions: th.Tensor, log_proposal: th.Tensor | None, q: th.Tensor
+    ) -> th.Tensor | float:
+        """V of each state, shape (states, 1), by the same estimator as L; a single action's can't be told from its Q."""
+        if actions.shape[1] == 1:
+            return 0.0
+        distribution = policy_model.action_distribution(self.policy, observations)
+        log_prob = th.stack([distribution.log_prob(actions[:, k]) for k in range(actions.shape[1])], dim=1)
+        weights = log_prob.exp() if log_proposal is None else th.softmax(log_prob - log_proposal, dim=1)
+        return (weights * q).sum(dim=1, keepdim=True)
+
+    def _sample(self) -> Sample:
+        assert self._vine is not None
+        return self._vine
+
+    def _first_not_finite(self) -> str | None:
+        broken = super()._first_not_finite()
+        if broken is None and self._vine is not None and not th.isfinite(self._vine.raw_advantages).all():
+            return "returns of branches"
+        return broken
+
+    def _fit_critic(self, actor_parameters: list[th.nn.Parameter]) -> None:
+        if self.bootstrap:
+            super()._fit_critic(actor_parameters)
+        else:
+            self.policy.set_training_mode(True)
+            policy_model.refresh_running_statistics(self.policy, self.rollout_buffer)
+
+    def _samples_at_a_time(self) -> int:
+        return self.n_rollout_states
+
+    def _check_hyperparameters(self) -> None:
+        super()._check_hyperparameters()
+        for name in ("n_actions", "rollout_length"):
+            if getattr(self, name) is not None:
+                self._check_range(name, COUNT)
+        if self.n_rollout_states > self.n_steps * self.n_envs:
+            raise ValueError(
+                f"n_rollout_states must be at most n_steps * n_envs = {self.n_steps} * {self.n_envs}, the states of the "
+                f"trunk, but it is {self.n_rollout_states}: lower it or raise n_steps"
+            )
+        if self.proposal == "uniform" and isinstance(self.action_space, spaces.Box) and not self.action_space.is_bounded():
+            raise ValueError(f"proposal='uniform' needs a bounded action space, but it is {self.action_space}: use 'policy'")
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_vine", "_is_checked"]
+
+
+class _StateRecorder(VecEnvWrapper):
+    """
+    Saves the states that some steps start from.
+
+    :param venv: the environments
+    :param places: step and environment of each state
+    """
+
+    def __init__(self, venv: VecEnv, places: set[tuple[int, int]]) -> None:
+        super().__init__(venv)
+        self.places, self.n_steps = places, 0
+        self.states: dict[tuple[int, int], VecState] = {}
+
+    def step_async(self, actions: Array) -> None:
+        for index in range(self.num_envs):
+            if (self.n_steps, index) in self.places:
+                self.states[self.n_steps, index] = get_vec_state(self.venv, index)
+        self.n_steps += 1
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        return self.venv.step_wait()
+
+    def reset(self) -> VecEnvObs:
+        return self.venv.reset()
+
+
+def _uniform(space: spaces.Space[Any], is_squashed: bool) -> Array:
+    """An action as the policy makes it, drawn by NumPy's global generator, which SB3 seeds."""
+    random: Any = np.random
+    if isinstance(space, spaces.Box):
+        low, high = (-1.0, 1.0) if is_squashed else (space.low.flatten(), space.high.flatten())
+        return np.asarray(random.uniform(low, high, int(np.prod(space.shape))), dtype=np.float32)
+    if isinstance(space, spaces.MultiBinary):
+        return np.asarray(random.randint(2, size=int(np.prod(space.shape))), dtype=np.float32)
+    n = space.nvec.flatten() if isinstance(space, spaces.MultiDiscrete) else space.n  # type: ignore[attr-defined]
+    return np.asarray(random.randint(n))
+
+
+def _at(observations: Any, places: Any) -> Any:
+    if isinstance(observations, dict):
+        return {key: value[places] for key, value in observations.items()}
+    return observations[places]
+
+
+def _stack(observations: list[Any]) -> Any:
+    if isinstance(observations[0], dict):
+        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
+    return np.stack(observations)
