@@ -1,5 +1,6 @@
 """Proximal policy optimisation with a penalty on the KL, in the place of the clipped ratio that SB3 has."""
 
+import copy
 import math
 import warnings
 from typing import Any, ClassVar
@@ -158,23 +159,41 @@ class PPOPenalty(KLControlled):
             )
             return actor_parameters
         old_parameters = [parameter.detach().clone() for parameter in actor_parameters]
+        old_coefficient, old_optimizer = self.penalty_coef, copy.deepcopy(self.policy.optimizer.state_dict())
 
-        for _ in range(self.n_epochs):
-            if not self._one_pass(sample, actor_parameters, old_parameters):
-                break
-            with th.no_grad():
-                new = policy_model.action_distribution(self.policy, sample.observations)
-                kl = policy_model.kl_divergence(old, new)
-            if self.penalty == "dual":
-                self.penalty_coef = max(0.0, self.penalty_coef + self.dual_learning_rate * (kl.mean().item() - self.target_kl))
-        else:
-            if self.penalty == "adaptive":
-                self.penalty_coef = adapted(self.penalty_coef, kl.mean().item(), self.target_kl)
-            self._log_update(new, sample, kl)
+        try:
+            for _ in range(self.n_epochs):
+                self._one_pass(sample, actor_parameters, old_parameters)
+                with th.no_grad():
+                    new = policy_model.action_distribution(self.policy, sample.observations)
+                    kl = policy_model.kl_divergence(old, new)
+                if self.penalty == "dual":
+                    ascended = self.penalty_coef + self.dual_learning_rate * (kl.mean().item() - self.target_kl)
+                    self.penalty_coef = max(0.0, ascended)
+            if not th.isfinite(kl).all():
+                raise ValueError("the KL is not finite")
+        except ValueError as error:
+            # torch's distributions too refuse parameters that are not finite, in as many lines as there are states.
+            cause = str(error).splitlines()[0]
+            warnings.warn(
+                f"This policy update was skipped, the policy stays as it was: {cause}. Lower learning_rate or max_grad_norm"
+            )
+            for parameter, value in zip(actor_parameters, old_parameters, strict=True):
+                parameter.data.copy_(value)
+            self.policy.optimizer.load_state_dict(old_optimizer)
+            self.penalty_coef = old_coefficient
+            return actor_parameters
+        if self.penalty == "adaptive":
+            self.penalty_coef = adapted(self.penalty_coef, kl.mean().item(), self.target_kl)
+        self._log_update(new, sample, kl)
         return actor_parameters
 
-    def _one_pass(self, sample: Sample, actor_parameters: list[th.nn.Parameter], old_parameters: list[th.Tensor]) -> bool:
-        """Gradient steps on each minibatch; False, before the step, at the first whose numbers are not finite."""
+    def _one_pass(self, sample: Sample, actor_parameters: list[th.nn.Parameter], old_parameters: list[th.Tensor]) -> None:
+        """
+        Gradient steps on each minibatch.
+
+        :raises ValueError: at the first minibatch whose numbers are not finite, before its step
+        """
         order = th.randperm(len(sample.old_log_prob), device=self.device)
         for index in th.split(order, self.batch_size):
             minibatch = sample.at(index)
@@ -190,14 +209,9 @@ class PPOPenalty(KLControlled):
             norm = th.nn.utils.clip_grad_norm_(actor_parameters, self.max_grad_norm)
             if not math.isfinite(loss.item() + norm.item()):
                 self.policy.optimizer.zero_grad()
-                warnings.warn(
-                    f"This policy update stopped early: a minibatch has loss {loss.item():.3g} and gradient norm "
-                    f"{norm.item():.3g}. Lower learning_rate or max_grad_norm"
-                )
-                return False
+                raise ValueError(f"a minibatch has loss {loss.item():.3g} and gradient norm {norm.item():.3g}")
             self.policy.optimizer.step()
         self.policy.optimizer.zero_grad()
-        return True
 
     def _samples_at_a_time(self) -> int:
         return self.batch_size

@@ -154,8 +154,7 @@ class VineTRPO(TRPO):
         own_actions, own_log_prob = (
             th.as_tensor(array[places], device=self.device) for array in (rollout_buffer.actions, rollout_buffer.log_probs)
         )
-        if isinstance(self.action_space, spaces.Discrete):
-            own_actions = own_actions.long().flatten()
+        own_actions = own_actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else own_actions.float()
         actions, log_proposal = self._propose(observations, own_actions, own_log_prob)
         q = self._q_values(env, callback, list(trunk.states.values()), actions)
         if q is None:

@@ -59,10 +59,16 @@ def test_every_member_learns_with_every_distribution(member: str, name: str) -> 
     assert all(th.isfinite(value).all() for value in parameters_of(model).values())
 
 
+class RewardedImages(FakeImageEnv):
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, _, *rest = super().step(action)
+        return observation, float(action), *rest
+
+
 @pytest.mark.parametrize("member", MEMBERS)
 def test_every_member_takes_images_and_dicts(member: str) -> None:
     algorithm, own = MEMBERS[member]
-    images = FakeImageEnv(screen_height=36, screen_width=36, discrete=True)
+    images = RewardedImages(screen_height=36, screen_width=36, discrete=True)
     small = {"n_steps": 32, "batch_size": 32, "n_critic_updates": 1, "seed": 0, **own}
     for policy, env in (("CnnPolicy", images), ("MultiInputPolicy", SimpleMultiObsEnv(random_start=True))):
         options = {"policy_kwargs": {"features_extractor_kwargs": {"features_dim": 8}}} if policy == "CnnPolicy" else {}
@@ -143,9 +149,10 @@ def test_npg_has_no_argument_of_the_line_search(name: str) -> None:
 @pytest.mark.parametrize("name", ["box", "discrete", "multi_discrete", "multi_binary"])
 def test_npg_is_trpo_whose_first_step_is_accepted(name: str) -> None:
     # What the damping adds to the quadratic model leaves room for the true KL.
-    npg, trpo = make("npg", name, cg_damping=1.0), make("empirical", name, fisher="gauss_newton", cg_damping=1.0)
-    collect(npg).train()
-    collect(trpo).train()
+    npg = collect(make("npg", name, cg_damping=1.0))
+    npg.train()
+    trpo = collect(make("empirical", name, fisher="gauss_newton", cg_damping=1.0))
+    trpo.train()
     assert trpo.last_step.reason == "accepted after 0 backtracks"
     assert npg.last_step.step_size == trpo.last_step.step_size
     assert all(th.equal(value, parameters_of(trpo)[key]) for key, value in parameters_of(npg).items())
@@ -352,11 +359,20 @@ def test_gradient_of_the_penalised_surrogate_is_that_of_finite_differences(monke
     assert len(checked) == 6
 
 
-def test_penalised_update_stops_before_numbers_that_are_not_finite() -> None:
-    model = collect(make("adaptive", learning_rate=1e30, max_grad_norm=1e30))
-    with pytest.warns(UserWarning, match="This policy update stopped early: a minibatch has loss"):
+@pytest.mark.parametrize("learning_rate", [1e2, 1e30])
+@pytest.mark.parametrize("member", ["adaptive", "dual"])
+def test_penalised_update_that_is_not_finite_changes_nothing(member: str, learning_rate: float) -> None:
+    model = make(member, n_epochs=10, dual_learning_rate=1.0).learn(64)
+    collect(model)
+    before, coefficient = actor_of(model), model.penalty_coef
+    moments = {key: value["exp_avg"].clone() for key, value in model.policy.optimizer.state_dict()["state"].items()}
+    model.policy.optimizer.param_groups[0]["lr"] = learning_rate
+    with pytest.warns(UserWarning, match="the policy stays as it was: .* Lower learning_rate"):
         model._improve_policy()
-    assert th.isfinite(actor_of(model)).all()
+    assert th.equal(actor_of(model), before)
+    assert model.penalty_coef == coefficient
+    after = model.policy.optimizer.state_dict()["state"]
+    assert all(th.equal(value["exp_avg"], moments[key]) for key, value in after.items())
 
 
 @pytest.mark.parametrize("member", ["adaptive", "npg", "empirical"])
