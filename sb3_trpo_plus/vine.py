@@ -84,7 +84,7 @@ class VineTRPO(TRPO):
         in other states
     :param rollout_length: Limit on the steps of a branch, its action's included, at least 1; ``None``: to the episode's end
     :param proposal: "policy": actions are drawn from the present policy, the first is the one that the trunk took; "uniform":
-        from the uniform distribution over the (bounded) action space
+        from the uniform distribution over the action space
     :param bootstrap: Whether the critic's value stands for what a branch that was cut off, by ``rollout_length`` or by a time
         limit, would have gone on to earn; otherwise that is left out, and there is no critic to fit
     :param kwargs: Every other argument of :class:`~sb3_trpo_plus.TRPO`, with its meaning and default, but for
@@ -200,6 +200,7 @@ class VineTRPO(TRPO):
             with branching(env):
                 grown = grow(env, states, as_taken, self.policy, self.gamma, self.rollout_length, on_step)
         finally:
+            callback.update_locals({"branching": False})
             for index, state in enumerate(end_of_trunk):
                 set_vec_state(env, index, state)
         if grown is None:
@@ -255,8 +256,6 @@ class VineTRPO(TRPO):
                 f"n_rollout_states must be at most n_steps * n_envs = {self.n_steps} * {self.n_envs}, the states of the "
                 f"trunk, but it is {self.n_rollout_states}: lower it or raise n_steps"
             )
-        if self.proposal == "uniform" and isinstance(self.action_space, spaces.Box) and not self.action_space.is_bounded():
-            raise ValueError(f"proposal='uniform' needs a bounded action space, but it is {self.action_space}: use 'policy'")
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_vine", "_is_checked"]
