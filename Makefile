@@ -1,5 +1,6 @@
 SHELL := /bin/bash
 PYTHON ?= python3
+ALGO ?= trpo
 ENV ?= CartPole-v1
 ARGS ?=
 # Networks as small as most policies are slowed down by more threads.
@@ -23,9 +24,9 @@ help:  ## list the targets
 	$(INSTALL) '.[envs,tests,lint,docs]'
 	touch $@
 
-train: .venv/.train  ## train and evaluate TRPO through RL Zoo: make train ENV=CartPole-v1 ARGS="--seed 1"
-	$(BIN)/rl_zoo3 train --algo trpo --env $(ENV) --progress $(ARGS)
-	$(BIN)/sb3-trpo-plus report --env $(ENV)
+train: .venv/.train  ## train and evaluate through RL Zoo: make train ALGO=npg ENV=CartPole-v1 ARGS="--seed 1"
+	$(BIN)/rl_zoo3 train --algo $(ALGO) --env $(ENV) --progress $(ARGS)
+	$(BIN)/sb3-trpo-plus report --algo $(ALGO) --env $(ENV)
 
 test: .venv/.test  ## run the test suite
 	$(BIN)/python -m pytest $(ARGS)
@@ -50,6 +51,7 @@ docs: .venv/.test  ## build the documentation into docs/_build/html
 bench: .venv/.test  ## measure the speed, run what is missing of the other benchmarks, and print their tables
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/first_run.py
+	$(BIN)/python benchmarks/family.py
 
 wheel: .venv/.test  ## build the wheel into dist/
 	rm -rf dist

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -56,14 +56,15 @@ Run = tuple[str, str, int]
 class Compared(TRPO):
     """Takes the full step, after trying the cheaper ones from the same policy on the same rollout."""
 
+    options: ClassVar[dict[str, dict[str, Any]]] = CHEAPER_STEPS
     gains: list[dict[str, float]]
 
     def _improve_policy(self) -> list[th.nn.Parameter]:
         start = {name: value.clone() for name, value in self.policy.state_dict().items()}
         generator = np.random.get_state()  # noqa: NPY002
-        full_options = {name: getattr(self, name) for name in ("cg_residual_tol", "fisher_sub_sampling_factor")}
+        full_options = {name: getattr(self, name) for options in self.options.values() for name in options}
         gains = {}
-        for name, options in {**CHEAPER_STEPS, "full": {}}.items():
+        for name, options in {**self.options, "full": {}}.items():
             vars(self).update({**full_options, **options})
             self.policy.load_state_dict(start)
             np.random.set_state(generator)  # noqa: NPY002

@@ -1,0 +1,98 @@
+"""
+The empirical Fisher matrix beside the Gauss-Newton form: the time of a product, and the improvement of the surrogate by the
+steps of both from the same policy and rollout, at the same KL, over 50 updates of a real training.
+
+    python benchmarks/fisher.py            # measure (five minutes), write benchmarks/results/fisher.csv, print the table
+    python benchmarks/fisher.py --table    # only print it
+"""
+
+import argparse
+import csv
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch as th
+from cheaper_step import SETTINGS, Compared
+from speed import make_env
+
+from sb3_trpo_plus import policy_model
+from sb3_trpo_plus.kl_controlled import Sample
+
+RESULTS = Path(__file__).parent / "results" / "fisher.csv"
+WORKLOADS = ("CartPole-v1", "HalfCheetah-v4", "HalfCheetah-v4 256x256")
+UPDATES = 50
+
+
+class ComparedFisher(Compared):
+    """Takes the Gauss-Newton step, after trying the empirical one from the same policy on the same rollout."""
+
+    options: ClassVar[dict[str, dict[str, Any]]] = {"empirical": {"fisher": "empirical"}}
+
+
+def milliseconds(product: Callable[[th.Tensor], th.Tensor], n_parameters: int) -> float:
+    """Of a product: the median of five rounds of ten."""
+    vector, times = th.randn(n_parameters), []
+    for _ in range(5):
+        start = time.perf_counter()
+        for _ in range(10):
+            product(vector)
+        times.append((time.perf_counter() - start) * 100)
+    return statistics.median(times)
+
+
+def measure(name: str) -> dict[str, Any]:
+    """One row."""
+    warnings.simplefilter("ignore")
+    th.set_num_threads(1)
+    env_id, settings, _ = SETTINGS[name]
+    model = ComparedFisher("MlpPolicy", make_env(env_id, 0), seed=0, device="cpu", **settings)
+    model.gains = []
+    model.learn(UPDATES * model.n_steps * model.n_envs)
+    sample: Sample = model._sample()
+    distribution = policy_model.action_distribution(model.policy, sample.observations)
+    parameters, gradient = policy_model.actor_gradient(model.policy, model._surrogate(distribution, sample))
+    gauss_newton = policy_model.fisher_vector_product(model.policy, sample.observations, parameters)
+    empirical = policy_model.empirical_fisher_vector_product(model.policy, sample.observations, sample.actions, parameters)
+    of_means = sum(gains["empirical"] for gains in model.gains) / sum(gains["full"] for gains in model.gains)
+    return {
+        "workload": name,
+        "states": len(sample.old_log_prob),
+        "parameters": len(gradient),
+        "ms_gauss_newton": round(milliseconds(gauss_newton, len(gradient)), 3),
+        "ms_empirical": round(milliseconds(empirical, len(gradient)), 3),
+        "improvement": round(of_means, 3),
+        "median_improvement": round(statistics.median(g["empirical"] / g["full"] for g in model.gains if g["full"] > 0), 3),
+        "torch": th.__version__,
+    }
+
+
+def print_table() -> None:
+    """One Markdown row a workload."""
+    print(
+        "| workload | states | parameters | ms a product, Gauss-Newton | empirical | improvement, empirical / Gauss-Newton |"
+    )
+    print("|---|---|---|---|---|---|")
+    with RESULTS.open() as file:
+        for row in csv.DictReader(file):
+            cells = [row[key] for key in ("workload", "states", "parameters", "ms_gauss_newton", "ms_empirical")]
+            print(f"| {' | '.join(cells)} | {row['improvement']} (median {row['median_improvement']}) |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    if not parser.parse_args().table:
+        rows = [measure(name) for name in WORKLOADS]
+        with RESULTS.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    print_table()
+
+
+if __name__ == "__main__":
+    main()
