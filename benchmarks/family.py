@@ -6,7 +6,7 @@ and writes one CSV row a run to benchmarks/results/family.csv. Runs that have a 
 started again.
 
     python benchmarks/family.py            # run what is missing (half an hour on two cores), print the table, draw the curves
-    python benchmarks/family.py --table    # only print and draw
+    python benchmarks/family.py --table    # only print the table of what is there
 """
 
 import argparse
@@ -174,12 +174,12 @@ def draw() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--table", action="store_true", help="only print the table and draw the curves of what is there")
+    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
     args = parser.parse_args()
     if not args.table:
         run_missing(args.jobs)
+        draw()
     print_table()
-    draw()
 
 
 if __name__ == "__main__":

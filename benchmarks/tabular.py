@@ -6,8 +6,10 @@ Writes benchmarks/results/tabular.csv, one row an MDP and algorithm, and docs/im
 minute or two; nothing is random but the random MDP, whose seed is fixed.
 
     python benchmarks/tabular.py
+    python benchmarks/tabular.py --table    # only print the table of what is there
 """
 
+import argparse
 import csv
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +110,37 @@ def draw(mdp: FiniteMDP, runs: Runs) -> None:
     figure.savefig(PICTURE, dpi=150)
 
 
+HEADER = {
+    "mdp": "MDP",
+    "gamma": "$\\gamma$",
+    "algorithm": "algorithm",
+    "max_kl_of_first_update": "max KL of the first update",
+    "updates_to_half": "updates to half of the way",
+    "start": "return at first",
+    "after_1000": "after 1000 updates",
+    "optimal": "optimal",
+}
+
+
+def print_table() -> None:
+    """As Markdown."""
+    with RESULTS.open() as file:
+        rows = list(csv.DictReader(file))
+    print(f"| {' | '.join(HEADER.values())} |\n{'|---' * len(HEADER)}|")
+    for row in rows:
+        print(f"| {' | '.join(row[column] for column in HEADER)} |")
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    if not parser.parse_args().table:
+        compute()
+    print_table()
+
+
+def compute() -> None:
+    """Write the results and draw the picture."""
     rows = []
     for gamma in GAMMAS:
         for name, make in MDPS.items():
@@ -122,9 +154,6 @@ def main() -> None:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
-    for row in rows:
-        print("| " + " | ".join("" if value is None else str(value) for value in row.values()) + " |")
 
 
 if __name__ == "__main__":

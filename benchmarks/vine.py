@@ -11,7 +11,7 @@ The policy is trained a little first (not for the ALE game, where it is the init
   gradient is compared with its squared mean.
 
     python benchmarks/vine.py            # run what is missing (half an hour on one core), print the tables, draw the curves
-    python benchmarks/vine.py --table    # only print and draw
+    python benchmarks/vine.py --table    # only print the tables of what is there
 """
 
 import argparse
@@ -260,11 +260,11 @@ def draw() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", action="store_true", help="only print the tables and draw the curves of what is there")
+    parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
     if not parser.parse_args().table:
         run_missing()
+        draw()
     print_tables()
-    draw()
 
 
 if __name__ == "__main__":

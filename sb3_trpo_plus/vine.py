@@ -82,7 +82,8 @@ class VineTRPO(TRPO):
     :param n_actions: Actions tried in each of them, at least 1; ``None``: all of a Discrete space of up to 8, otherwise 4. A
         number below that of all actions means that they are drawn; one action alone has nothing to be compared with but those
         in other states
-    :param rollout_length: Limit on the steps of a branch, its action's included, at least 1; ``None``: to the episode's end
+    :param rollout_length: Limit on the steps of a branch, its action's included, at least 1; ``None``: to the episode's end,
+        which must come
     :param proposal: "policy": actions are drawn from the present policy, the first is the one that the trunk took; "uniform":
         from the uniform distribution over the action space
     :param bootstrap: Whether the critic's value stands for what a branch that was cut off, by ``rollout_length`` or by a time
@@ -124,7 +125,7 @@ class VineTRPO(TRPO):
         self.proposal = proposal
         self.bootstrap = bootstrap
         self._vine: VineSample | None = None
-        self._is_checked = False
+        self._checked_env: VecEnv | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -140,9 +141,9 @@ class VineTRPO(TRPO):
         :param n_rollout_steps: steps of each environment in the trunk
         :return: False if the callback ended the training before all was collected
         """
-        if not self._is_checked:
+        if self._checked_env is not env:
             check_restorable(env)
-            self._is_checked = True
+            self._checked_env = env
         self._vine = None
         drawn = np.random.permutation(n_rollout_steps * env.num_envs)[: self.n_rollout_states]  # noqa: NPY002
         trunk = _StateRecorder(env, {divmod(int(place), env.num_envs) for place in drawn})
@@ -171,7 +172,7 @@ class VineTRPO(TRPO):
         """The actions to try in each state, shape (states, actions, ...), and the logarithm of what they were drawn with."""
         n_states, space = len(own_actions), self.action_space
         n_all = int(space.n) if isinstance(space, spaces.Discrete) else None
-        if n_all is not None and self.n_actions in (None, n_all) and n_all <= FEW_ACTIONS:
+        if n_all is not None and (self.n_actions == n_all or (self.n_actions is None and n_all <= FEW_ACTIONS)):
             return th.arange(n_all, device=self.device).expand(n_states, -1), None
         n_actions = self.n_actions or SAMPLED
         if self.proposal == "uniform":
@@ -258,7 +259,7 @@ class VineTRPO(TRPO):
             )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_vine", "_is_checked"]
+        return [*super()._excluded_save_params(), "_vine", "_checked_env"]
 
 
 class _StateRecorder(VecEnvWrapper):

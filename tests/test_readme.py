@@ -58,3 +58,16 @@ def test_table_of_cheaper_steps_is_current() -> None:
     assert len(tables) == 2
     for table in tables:
         assert table in (ROOT / "docs" / "performance.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("script", "page", "n_tables"),
+    [("family", "family", 1), ("vine", "vine", 2), ("fisher", "trust_region", 1), ("tabular", "tabular", 1)],
+)
+def test_tables_of_the_family_are_current(script: str, page: str, n_tables: int) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), "--table"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    tables = re.findall(r"(?:\|.*\n)+", printed)
+    assert len(tables) == n_tables
+    for table in tables:
+        assert table in (ROOT / "docs" / f"{page}.md").read_text()
