@@ -11,24 +11,21 @@ again.
 """
 
 import argparse
-import csv
 import platform
 import statistics
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import results_file
 import torch as th
 from gymnasium import spaces
 from speed import CARTPOLE, CHEETAH, MUJOCO, WIDE, make_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
-from tqdm import tqdm
 
 import sb3_trpo_plus
 from sb3_trpo_plus import TRPO, policy_model
@@ -145,33 +142,16 @@ def all_runs() -> Iterator[Run]:
                 yield from ((name, what, seed) for what in WHAT)
 
 
-def finished() -> list[dict[str, str]]:
-    """The rows of the results file."""
-    if not RESULTS.is_file():
-        return []
-    with RESULTS.open() as file:
-        return list(csv.DictReader(file))
-
-
 def run_missing(jobs: int) -> None:
     """Train what has no row yet."""
-    done = {(row["workload"], row["what"], int(row["seed"])) for row in finished()}
+    done = {(row["workload"], row["what"], int(row["seed"])) for row in results_file.read(RESULTS)}
     missing = [run for run in all_runs() if run not in done]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(train, run) for run in missing]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
-            row = future.result()
-            is_new = not RESULTS.is_file()
-            with RESULTS.open("a", newline="") as file:
-                writer = csv.DictWriter(file, row, lineterminator="\n")
-                if is_new:
-                    writer.writeheader()
-                writer.writerow(row)
+    results_file.run_all(RESULTS, train, missing, jobs)
 
 
 def print_tables() -> None:
     """The comparison of steps, and the returns."""
-    rows = finished()
+    rows = results_file.read(RESULTS)
     print("Improvement over the full solve's at the same KL, in 100 updates: ratio of the means, median of the ratios\n")
     print(f"| workload | {' | '.join(CHEAPER_STEPS)} |\n|---|---|---|---|")
     for row in rows:

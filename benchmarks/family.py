@@ -10,24 +10,21 @@ started again.
 """
 
 import argparse
-import csv
 import platform
 import statistics
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import results_file
 import torch as th
 import yaml
 from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from tqdm import tqdm
 
 import sb3_trpo_plus
 from sb3_trpo_plus import zoo
@@ -101,34 +98,17 @@ def train(run: Run) -> dict[str, Any]:
     }
 
 
-def finished() -> list[dict[str, str]]:
-    """The rows of the results file."""
-    if not RESULTS.is_file():
-        return []
-    with RESULTS.open() as file:
-        return list(csv.DictReader(file))
-
-
 def run_missing(jobs: int) -> None:
     """Train what has no row yet, seed by seed."""
-    done = {(row["member"], row["env"], int(row["seed"])) for row in finished()}
+    done = {(row["member"], row["env"], int(row["seed"])) for row in results_file.read(RESULTS)}
     runs = [(member, env, seed) for seed in SEEDS for env in SOLVED for member in MEMBERS]
     missing = [run for run in runs if run not in done]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(train, run) for run in missing]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="run", disable=not missing):
-            row = future.result()
-            is_new = not RESULTS.is_file()
-            with RESULTS.open("a", newline="") as file:
-                writer = csv.DictWriter(file, row, lineterminator="\n")
-                if is_new:
-                    writer.writeheader()
-                writer.writerow(row)
+    results_file.run_all(RESULTS, train, missing, jobs)
 
 
 def rows_of(member: str, env: str) -> list[dict[str, str]]:
     """By seed."""
-    found = [row for row in finished() if (row["member"], row["env"]) == (member, env)]
+    found = [row for row in results_file.read(RESULTS) if (row["member"], row["env"]) == (member, env)]
     return sorted(found, key=lambda row: int(row["seed"]))
 
 

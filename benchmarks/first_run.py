@@ -10,24 +10,21 @@ it can be stopped and started again.
 """
 
 import argparse
-import csv
 import platform
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.resources import files
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import results_file
 import sb3_contrib
 import stable_baselines3
 import torch as th
 import yaml
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from tqdm import tqdm
 
 import sb3_trpo_plus
 
@@ -79,32 +76,14 @@ def train(run: Run) -> dict[str, Any]:
     }
 
 
-def finished() -> list[dict[str, str]]:
-    """The rows of the results file."""
-    if not RESULTS.is_file():
-        return []
-    with RESULTS.open() as file:
-        return list(csv.DictReader(file))
-
-
 def run_missing(jobs: int) -> None:
     """Train what has no row yet; the libraries alternate, so that both meet the same noise of the machine."""
-    done = {(row["library"], row["env"], row["settings"], int(row["seed"])) for row in finished()}
+    done = {(row["library"], row["env"], row["settings"], int(row["seed"])) for row in results_file.read(RESULTS)}
     runs = [
         (library, env, whose, seed) for env in SOLVED for whose in settings_of(env) for seed in SEEDS for library in LIBRARIES
     ]
     missing = [run for run in runs if run not in done]
-    RESULTS.parent.mkdir(exist_ok=True)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(train, run) for run in missing]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="run", disable=not missing):
-            row = future.result()
-            is_new = not RESULTS.is_file()
-            with RESULTS.open("a", newline="") as file:
-                writer = csv.DictWriter(file, row, lineterminator="\n")
-                if is_new:
-                    writer.writeheader()
-                writer.writerow(row)
+    results_file.run_all(RESULTS, train, missing, jobs)
 
 
 def print_table() -> None:
@@ -114,7 +93,9 @@ def print_table() -> None:
     for env, threshold in SOLVED.items():
         for whose in settings_of(env):
             for library in LIBRARIES:
-                rows = [r for r in finished() if (r["env"], r["settings"], r["library"]) == (env, whose, library)]
+                rows = [
+                    r for r in results_file.read(RESULTS) if (r["env"], r["settings"], r["library"]) == (env, whose, library)
+                ]
                 if not rows:
                     continue
                 means = [float(row["mean_return"]) for row in sorted(rows, key=lambda row: int(row["seed"]))]

@@ -15,7 +15,6 @@ The policy is trained a little first (not for the ALE game, where it is the init
 """
 
 import argparse
-import csv
 import platform
 import statistics
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import results_file
 import torch as th
 from family import Curve
 from matplotlib.figure import Figure
@@ -189,42 +189,24 @@ def learn(procedure: str, seed: int) -> dict[str, Any]:
     }
 
 
-def rows_of(file: Path) -> list[dict[str, str]]:
-    """The rows of a results file."""
-    if not file.is_file():
-        return []
-    with file.open() as stream:
-        return list(csv.DictReader(stream))
-
-
-def add(file: Path, row: dict[str, Any]) -> None:
-    """A row at the end of a results file."""
-    is_new = not file.is_file()
-    with file.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, row, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def run_missing() -> None:
     """What has no row yet."""
-    done = {row["env"] for row in rows_of(NOISE)}
+    done = {row["env"] for row in results_file.read(NOISE)}
     for env_id in WORKLOADS:
         if env_id not in done:
-            add(NOISE, measure(env_id))
-    learned = {(row["procedure"], int(row["seed"])) for row in rows_of(CURVES)}
+            results_file.add(NOISE, measure(env_id))
+    learned = {(row["procedure"], int(row["seed"])) for row in results_file.read(CURVES)}
     for seed in SEEDS:
         for procedure in ("single path", "vine"):
             if (procedure, seed) not in learned:
-                add(CURVES, learn(procedure, seed))
+                results_file.add(CURVES, learn(procedure, seed))
 
 
 def print_tables() -> None:
     """Both, in Markdown."""
     print("| environment | actions, steps of a branch | variance of an advantage, single path | vine | ratio |")
     print("|---|---|---|---|---|")
-    for row in rows_of(NOISE):
+    for row in results_file.read(NOISE):
         ratio = float(row["variance_single_path"]) / float(row["variance_vine"])
         branch = f"{row['actions']}, {row['rollout_length']}"
         print(f"| {row['env']} | {branch} | {row['variance_single_path']} | {row['variance_vine']} | {ratio:.1f} |")
@@ -232,7 +214,7 @@ def print_tables() -> None:
         "\n| environment | steps of a rollout | Q-values, single path | vine | noise to signal, single path | vine | ratio |"
     )
     print("|---|---|---|---|---|---|---|")
-    for row in rows_of(NOISE):
+    for row in results_file.read(NOISE):
         one, other = float(row["noise_to_signal_single_path"]), float(row["noise_to_signal_vine"])
         samples = f"{row['q_samples_single_path']} | {row['q_samples_vine']}"
         print(f"| {row['env']} | {row['steps']} | {samples} | {one:.3g} | {other:.3g} | {one / other:.2f} |")
@@ -243,7 +225,7 @@ def draw() -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for index, procedure in enumerate(("single path", "vine")):
-        rows = [row for row in rows_of(CURVES) if row["procedure"] == procedure]
+        rows = [row for row in results_file.read(CURVES) if row["procedure"] == procedure]
         curves = [[tuple(map(float, point.split(":"))) for point in row["curve"].split()] for row in rows]
         if not curves:
             continue

@@ -108,7 +108,7 @@ def grow(
             if dones[index] or branch.length == max_length:
                 place = (branch.state, branch.action)
                 if not dones[index]:
-                    cuts.append(Cut(place, branch.discount, _at(observations, index)))
+                    cuts.append(Cut(place, branch.discount, observations_at(observations, index)))
                 elif infos[index].get("TimeLimit.truncated", False):
                     cuts.append(Cut(place, branch.discount, infos[index]["terminal_observation"]))
                 begin_next(index)
@@ -117,11 +117,16 @@ def grow(
     return returns, cuts
 
 
-def _at(observations: Any, index: int) -> Observations:
+def observations_at(observations: Any, index: Any) -> Any:
+    """
+    A copy of some of a batch of observations.
+
+    :param observations: array or dict of arrays
+    :param index: as NumPy takes it
+    """
     if isinstance(observations, dict):
-        return {key: value[index].copy() for key, value in observations.items()}
-    copied: Array = observations[index].copy()
-    return copied
+        return {key: np.array(value[index]) for key, value in observations.items()}
+    return np.array(observations[index])
 
 
 class _Actor:

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_trpo_plus import policy_model
-from sb3_trpo_plus.branches import grow
+from sb3_trpo_plus.branches import grow, observations_at
 from sb3_trpo_plus.kl_controlled import COUNT, Range, Sample, normalized, one_of
 from sb3_trpo_plus.states import VecState, branching, check_restorable, get_vec_state, set_vec_state
 from sb3_trpo_plus.trpo import TRPO
@@ -151,7 +151,7 @@ class VineTRPO(TRPO):
             return False
 
         places = tuple(map(list, zip(*trunk.states, strict=True)))
-        observations = obs_as_tensor(_at(rollout_buffer.observations, places), self.device)
+        observations = obs_as_tensor(observations_at(rollout_buffer.observations, places), self.device)
         own_actions, own_log_prob = (
             th.as_tensor(array[places], device=self.device) for array in (rollout_buffer.actions, rollout_buffer.log_probs)
         )
@@ -299,12 +299,6 @@ def _uniform(space: spaces.Space[Any], is_squashed: bool) -> Array:
         return np.asarray(random.randint(2, size=int(np.prod(space.shape))), dtype=np.float32)
     n = space.nvec.flatten() if isinstance(space, spaces.MultiDiscrete) else space.n  # type: ignore[attr-defined]
     return np.asarray(random.randint(n))
-
-
-def _at(observations: Any, places: Any) -> Any:
-    if isinstance(observations, dict):
-        return {key: value[places] for key, value in observations.items()}
-    return observations[places]
 
 
 def _stack(observations: list[Any]) -> Any:

@@ -1,0 +1,44 @@
+"""CSV files of results, one row a run, to which runs are added as they end."""
+
+import csv
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    """The rows of a file; none if there is no such file."""
+    if not file.is_file():
+        return []
+    with file.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def add(file: Path, row: dict[str, Any]) -> None:
+    """A row at the end, under a header if it is the first."""
+    is_new = not file.is_file()
+    file.parent.mkdir(exist_ok=True)
+    with file.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, row, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def run_all(file: Path, train: Callable[[Any], dict[str, Any]], runs: Sequence[Any], jobs: int) -> None:
+    """
+    A row for each run, in the order in which they end.
+
+    :param file: to be added to
+    :param train: makes the row of a run, in a process of its own
+    :param runs: that have no row yet
+    :param jobs: runs at a time
+    """
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(train, run) for run in runs]
+        for future in tqdm(as_completed(futures), total=len(futures), unit="run", disable=not runs):
+            add(file, future.result())
