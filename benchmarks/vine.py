@@ -47,7 +47,7 @@ WORKLOADS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "ALE/Pong-v5": ("CnnPolicy", {"n_steps": 32, "n_rollout_states": 8, "rollout_length": 50}, 0, 12),
 }
 STATES = 16
-TIMESTEPS, SEEDS = 300_000, range(3)
+TIMESTEPS, SEEDS = 200_000, range(3)
 
 
 def make_env(env_id: str, seed: int) -> VecEnv:

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import distributions as td
 
 from sb3_trpo_plus import networks, policy_model
-from sb3_trpo_plus.fast_actor import FastActor, exploration_noise, noisy_actions
+from sb3_trpo_plus.fast_actor import FastActor, noise_width, noisy_actions, standard_noise
 from sb3_trpo_plus.rollouts import within_bounds
 from sb3_trpo_plus.states import VecState, set_vec_state
 
@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 Observations = Array | dict[str, Array]
 # Rows of noise that are drawn at a time.
 CHUNK = 32
+# Steps after which a branch without a limit is taken to have no end.
+ENDLESS = 100_000
 
 
 @dataclass
@@ -70,12 +72,13 @@ def grow(
     :param max_length: limit on a branch's steps; None: none
     :param on_step: called with rewards and infos after each step of all environments; False ends it all
     :return: discounted returns, shape (states, actions), float64, and the branches that were cut off; None if it was ended
+    :raises ValueError: a branch without a limit has not ended after 100,000 steps
     """
     n_states, n_actions = actions.shape[:2]
     returns, cuts = np.zeros((n_states, n_actions)), list[Cut]()
     waiting = iter([_Branch(state, action) for state in range(n_states) for action in range(n_actions)])
     actor = _Actor(policy, env.num_envs)
-    noise = [np.empty((0, actor.width), dtype=np.float32) for _ in states]
+    noise = _CommonNoise(actor)
     running: list[_Branch | None] = [None] * env.num_envs
 
     def begin_next(index: int) -> None:
@@ -86,16 +89,10 @@ def grow(
     for index in range(env.num_envs):
         begin_next(index)
     chosen = np.repeat(actions[0, :1], env.num_envs, axis=0)
-    rows = np.zeros((env.num_envs, actor.width), dtype=np.float32)
     while any(running):
         for index, branch in enumerate(running):
-            if branch is None:
-                continue
-            if branch.length == 0:
+            if branch is not None and branch.length == 0:
                 chosen[index] = actions[branch.state, branch.action]
-            if branch.length >= len(noise[branch.state]):
-                noise[branch.state] = np.concatenate([noise[branch.state], actor.draw(CHUNK)])
-            rows[index] = noise[branch.state][branch.length]
         observations, rewards, dones, infos = env.step(within_bounds(policy, chosen))
         if not on_step(rewards, infos):
             return None
@@ -105,15 +102,16 @@ def grow(
             returns[branch.state, branch.action] += branch.discount * rewards[index]
             branch.discount *= gamma
             branch.length += 1
+            if branch.length == ENDLESS and max_length is None:
+                raise ValueError(f"A branch has not ended after {ENDLESS:,} steps: set rollout_length")
+            is_truncated = dones[index] and infos[index].get("TimeLimit.truncated", False)
+            if is_truncated or (branch.length == max_length and not dones[index]):
+                last = infos[index]["terminal_observation"] if is_truncated else observations_at(observations, index)
+                cuts.append(Cut((branch.state, branch.action), branch.discount, last))
             if dones[index] or branch.length == max_length:
-                place = (branch.state, branch.action)
-                if not dones[index]:
-                    cuts.append(Cut(place, branch.discount, observations_at(observations, index)))
-                elif infos[index].get("TimeLimit.truncated", False):
-                    cuts.append(Cut(place, branch.discount, infos[index]["terminal_observation"]))
                 begin_next(index)
         # Of the branches that begin now the action is given, and overwrites this one.
-        chosen = actor.act(observations, rows)
+        chosen = actor.act(observations, noise.rows(running))
     return returns, cuts
 
 
@@ -129,6 +127,26 @@ def observations_at(observations: Any, index: Any) -> Any:
     return np.array(observations[index])
 
 
+class _CommonNoise:
+    """Noise that the branches of a state share: one row a step, drawn when the first of them gets there."""
+
+    def __init__(self, actor: "_Actor") -> None:
+        self.actor = actor
+        self.of_states: dict[int, Array] = {}
+
+    def rows(self, branches: Sequence[_Branch | None]) -> Array:
+        """For the next step of each branch; zeros where there is none. Shape (environments, width)."""
+        rows = np.zeros((len(branches), self.actor.width), dtype=np.float32)
+        for index, branch in enumerate(branches):
+            if branch is None:
+                continue
+            drawn = self.of_states.get(branch.state, rows[:0])
+            if branch.length >= len(drawn):
+                drawn = self.of_states[branch.state] = np.concatenate([drawn, self.actor.draw(CHUNK)])
+            rows[index] = drawn[branch.length]
+        return rows
+
+
 class _Actor:
     """
     The policy as a function of observations and noise.
@@ -141,24 +159,19 @@ class _Actor:
     """
 
     def __init__(self, policy: ActorCriticPolicy, n_envs: int) -> None:
-        self.policy = policy
-        self.has_gsde = isinstance(policy.action_dist, StateDependentNoiseDistribution)
-        self.fast = None if self.has_gsde else FastActor.of(policy)
+        self.policy, self.distribution = policy, policy.action_dist
+        self.is_known = type(self.distribution) in networks.DISTRIBUTIONS
+        self.fast = None if isinstance(self.distribution, StateDependentNoiseDistribution) else FastActor.of(policy)
         if self.fast is not None:
             self.fast.begin(1, n_envs)
-        self.is_known = type(policy.action_dist) in networks.DISTRIBUTIONS
         #: Numbers of noise a step
-        self.width = int(policy.action_net.out_features) if self.is_known else 0  # type: ignore[arg-type]
+        self.width = noise_width(self.distribution) if self.is_known else 0
 
     def draw(self, n: int) -> Array:
         """Noise of n steps, shape (n, width)."""
         if not self.is_known:
             return np.empty((n, 0), dtype=np.float32)
-        if self.has_gsde:
-            return th.randn(n, self.width).numpy()
-        with th.no_grad():
-            noise = exploration_noise(self.policy, n, 1, self.width)[:, 0]
-        drawn: Array = noise.cpu().numpy()
+        drawn: Array = standard_noise(self.distribution, n, 1)[:, 0].numpy()
         return drawn
 
     @th.no_grad()
@@ -169,22 +182,23 @@ class _Actor:
         :return: actions as the policy makes them, shape (environments, ...)
         """
         if self.fast is not None:
-            self.fast.noise = noise[None]
+            self.fast.noise = self.fast.scaled(noise)[None]
             return self.fast.act(observations, 0)
         distribution = self.policy.get_distribution(obs_as_tensor(observations, self.policy.device))
         if not self.is_known:
             actions: Array = distribution.get_actions().cpu().numpy()
-        elif self.has_gsde:
-            inner: Any = distribution.distribution
-            actions = inner.loc.cpu().numpy() + inner.scale.cpu().numpy() * noise
-            actions = np.tanh(actions) if self.policy.squash_output else actions
+        elif self.policy.squash_output:
+            actions = np.tanh(_noisy_actions(distribution, noise))
         else:
-            actions = noisy_actions(distribution, _means_or_logits(distribution), noise)
+            actions = _noisy_actions(distribution, noise)
         return actions.reshape(-1, *(self.policy.action_space.shape or ()))
 
 
-def _means_or_logits(distribution: Distribution) -> Array:
+def _noisy_actions(distribution: Distribution, noise: Array) -> Array:
     components: list[Any] = policy_model.components(distribution)
-    outputs = [one.loc if isinstance(one, td.Normal) else one.logits for one in components]
-    concatenated: Array = th.cat(outputs, dim=-1).cpu().numpy()
-    return concatenated
+    if isinstance(components[0], td.Normal):
+        mean, std = (tensor.cpu().numpy() for tensor in (components[0].loc, components[0].scale))
+        actions: Array = mean + std * noise
+        return actions
+    logits = th.cat([component.logits for component in components], dim=-1)
+    return noisy_actions(distribution, logits.cpu().numpy(), noise)

@@ -74,8 +74,14 @@ class FastActor:
         if isinstance(distribution, StateDependentNoiseDistribution):
             self.read_exploration()
             return
-        n_outputs = self.network.layers[-1].out_features
-        self.noise = exploration_noise(self.policy, n_steps, n_envs, n_outputs).numpy().astype(self.dtype, copy=False)
+        noise = standard_noise(distribution, n_steps, n_envs)
+        self.noise = self.scaled(noise.numpy()).astype(self.dtype, copy=False)
+
+    def scaled(self, noise: Array) -> Array:
+        """Standard noise times the standard deviations of a Gaussian; as it is for other distributions."""
+        if isinstance(self.policy.action_dist, DiagGaussianDistribution):
+            noise = noise * self.policy.log_std.detach().exp().numpy()
+        return noise
 
     def read_exploration(self) -> None:
         """Read gSDE's matrices, after the policy has drawn new ones."""
@@ -121,7 +127,7 @@ def noisy_actions(distribution: Distribution, outputs: Array, noise: Array) -> A
 
     :param distribution: Gaussian, categorical, multi-categorical or Bernoulli
     :param outputs: means or logits, shape (environments, outputs)
-    :param noise: as :func:`exploration_noise` draws it, of the same shape
+    :param noise: as :func:`standard_noise` draws it, of the same shape, times the standard deviations of a Gaussian
     :return: shape (environments,) for categories, (environments, dimensions) otherwise
     """
     noisy = outputs + noise
@@ -137,24 +143,30 @@ def noisy_actions(distribution: Distribution, outputs: Array, noise: Array) -> A
     return actions
 
 
-def exploration_noise(policy: ActorCriticPolicy, n_steps: int, n_envs: int, n_outputs: int) -> th.Tensor:
-    """
-    Noise to be added to the outputs of a policy's network, drawn as torch's samplers draw it.
+def noise_width(distribution: Distribution) -> int:
+    """Numbers of noise that an action takes: Gaussian, gSDE, categorical, multi-categorical or Bernoulli."""
+    if isinstance(distribution, (MultiCategoricalDistribution, BernoulliDistribution)):
+        return int(np.sum(distribution.action_dims))
+    return int(getattr(distribution, "action_dim"))  # noqa: B009
 
-    :param policy: Gaussian with one standard deviation for all states, categorical, multi-categorical or Bernoulli
+
+def standard_noise(distribution: Distribution, n_steps: int, n_envs: int) -> th.Tensor:
+    """
+    Noise that makes actions of means or logits, drawn on the CPU, as torch's samplers draw it there.
+
+    :param distribution: Gaussian, gSDE, categorical, multi-categorical or Bernoulli
     :param n_steps: of each environment
     :param n_envs: environments, which act together
-    :param n_outputs: of the network
-    :return: shape (steps, environments, outputs)
+    :return: normal, Gumbel or logistic variables, shape (steps, environments, ``noise_width``)
     """
-    distribution, steps = policy.action_dist, range(n_steps)
-    if isinstance(distribution, DiagGaussianDistribution):
-        return th.stack([th.randn(n_envs, n_outputs) for _ in steps]) * policy.log_std.detach().exp()
+    width, steps = noise_width(distribution), range(n_steps)
+    if isinstance(distribution, (DiagGaussianDistribution, StateDependentNoiseDistribution)):
+        return th.stack([th.randn(n_envs, width) for _ in steps])
     if isinstance(distribution, BernoulliDistribution):
         # A bit is set where a uniform number is below its probability.
-        return th.stack([th.rand(n_envs, n_outputs) for _ in steps]).logit().neg()
+        return th.stack([th.rand(n_envs, width) for _ in steps]).logit().neg()
     # torch.multinomial takes the largest probability / exponential number: a Gumbel variable is minus the latter's logarithm.
-    widths = distribution.action_dims if isinstance(distribution, MultiCategoricalDistribution) else [n_outputs]
+    widths = distribution.action_dims if isinstance(distribution, MultiCategoricalDistribution) else [width]
     draws = [[th.empty(n_envs, width).exponential_() for width in widths] for _ in steps]
     noise = th.stack([parts[0] if len(parts) == 1 else th.cat(parts, dim=1) for parts in draws])
     # Not below float32's smallest normal number: an infinite Gumbel variable would win whatever the logits say.

@@ -153,6 +153,8 @@ class KLControlled(FastRollouts):
 
         Both are left as they are, with a warning that names the cause, where their numbers are not finite.
         """
+        # A rollout may end behind total_timesteps, the vine's by far; schedules know nothing below 0.
+        self._current_progress_remaining = max(0.0, self._current_progress_remaining)
         self._update_learning_rate(self.policy.optimizer)
         broken = self._first_not_finite()
         if broken is not None:
@@ -180,6 +182,10 @@ class KLControlled(FastRollouts):
     def _first_not_finite(self) -> str | None:
         """Words for the first part of the rollout that is not finite; None if the update can use all of it."""
         return policy_model.first_not_finite(self.rollout_buffer)
+
+    def _has_critic(self) -> bool:
+        """Whether there is one to fit."""
+        return True
 
     def _samples_at_a_time(self) -> int:
         """Of a pass through the networks in the policy's update."""
@@ -233,7 +239,7 @@ class KLControlled(FastRollouts):
                 f"{self.n_envs} environments and sub_sampling_factor={self.sub_sampling_factor} gives {samples}: "
                 "raise n_steps or set normalize_advantage=False"
             )
-        if rollout_size % self.batch_size != 0:
+        if self._has_critic() and rollout_size % self.batch_size != 0:
             warnings.warn(
                 f"batch_size={self.batch_size} does not divide n_steps * n_envs = {self.n_steps} * {self.n_envs}: "
                 f"each pass of the critic's fit ends with a minibatch of {rollout_size % self.batch_size}"

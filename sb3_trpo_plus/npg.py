@@ -1,5 +1,6 @@
 """The natural policy gradient: TRPO without the line search."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -78,10 +79,12 @@ class NPG(TRPO):
         )
 
     def _log_step(self, report: StepReport) -> None:
+        if report.tried and not report.accepted:
+            warnings.warn(f"This policy update was skipped, the policy stays as it was: {report.reason}")
         self._log_direction(report)
 
     def _log_skipped(self, reason: str) -> None:
-        pass
+        self.last_step = self._last_sample = None
 
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()

@@ -1,14 +1,17 @@
 """Pictures of what an algorithm did."""
 
 import numpy as np
+import numpy.typing as npt
 import torch as th
 from matplotlib.figure import Figure
 
 from sb3_trpo_plus import policy_model
+from sb3_trpo_plus.kl_controlled import Sample
 from sb3_trpo_plus.npg import NPG
 from sb3_trpo_plus.trpo import TRPO
 from sb3_trpo_plus.trust_region.flat import unflatten
 
+FloatArray = npt.NDArray[np.float64]
 POINTS = 61
 
 
@@ -17,7 +20,7 @@ def plot_trust_region(model: TRPO) -> Figure:
     Draw the last policy update of a model along its search direction: the surrogate and the KL as they are, on the rollout of
     that update, and as the step took them to be, linear and quadratic; the limit, and every step that was tried.
 
-    The model stays as it is. The rollout must still be that of the update: draw before the next one is collected.
+    The model stays as it is.
 
     Source: Schulman et al., "Trust Region Policy Optimization", 2015, appendix C.
 
@@ -28,10 +31,10 @@ def plot_trust_region(model: TRPO) -> Figure:
     report = model.last_step
     if report is None:
         raise ValueError("The model has made no policy update in this process: call learn() first")
-    if report.direction is None:
+    if report.direction is None or model._last_sample is None:
         raise ValueError(f"The last policy update had no search direction, there is nothing to draw: {report.reason}")
     sizes = np.linspace(0, 1.2 * max(size for size, _ in report.tried), POINTS)
-    surrogates, mean_kls, max_kls = _along(model, report.direction, report.step_size, sizes)
+    surrogates, mean_kls, max_kls = _along(model, report.direction, report.step_size, model._last_sample, sizes)
     is_max = not isinstance(model, NPG) and model.kl_constraint == "max"
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
@@ -63,30 +66,25 @@ def plot_trust_region(model: TRPO) -> Figure:
     return figure
 
 
-@th.no_grad()
 def _along(
-    model: TRPO, direction: th.Tensor, step_taken: float, sizes: np.ndarray[tuple[int], np.dtype[np.float64]]
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], ...]:
-    """Surrogate, mean and maximum KL at steps of these sizes from where the last update began."""
-    was_training, generator = model.policy.training, np.random.get_state()  # noqa: NPY002
+    model: TRPO, direction: th.Tensor, step_taken: float, sample: Sample, sizes: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Surrogate, mean and maximum KL at steps of these sizes from where the update began; NaN where there is no policy."""
+    was_training = model.policy.training
     model.policy.set_training_mode(False)
     try:
-        sample = model._sample()
-        with th.enable_grad():
-            surrogate = model._surrogate(policy_model.action_distribution(model.policy, sample.observations), sample)
-            parameters, _ = policy_model.actor_gradient(model.policy, surrogate)
+        distribution = policy_model.action_distribution(model.policy, sample.observations)
+        parameters, _ = policy_model.actor_gradient(model.policy, model._surrogate(distribution, sample))
         changes = unflatten(direction, parameters)
         start = [p.detach() - step_taken * change for p, change in zip(parameters, changes, strict=True)]
-        with policy_model.parameters_at(parameters, start):
+        with th.no_grad(), policy_model.parameters_at(parameters, start):
             old = policy_model.action_distribution(model.policy, sample.observations)
-        rows = []
+        candidates = []
         for size in sizes.tolist():
             there = [p + size * change for p, change in zip(start, changes, strict=True)]
             with policy_model.parameters_at(parameters, there):
-                new = policy_model.action_distribution(model.policy, sample.observations)
-            kl = policy_model.kl_divergence(old, new)
-            rows.append((model._surrogate(new, sample).item(), kl.mean().item(), kl.max().item()))
-        return tuple(np.array(column) for column in zip(*rows, strict=True))
+                candidates.append(model._candidate(sample, old))
     finally:
-        np.random.set_state(generator)  # noqa: NPY002
         model.policy.set_training_mode(was_training)
+    surrogates, mean_kls, max_kls = np.array([(one.surrogate, one.mean_kl, one.max_kl) for one in candidates]).T
+    return surrogates, mean_kls, max_kls

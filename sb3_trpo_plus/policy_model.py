@@ -64,6 +64,10 @@ def every(observations: PyTorchObs, k: int) -> PyTorchObs:
     return select(observations, slice(None, None, k))
 
 
+class NotADistributionError(ValueError):
+    """The outputs of a policy overflow or are not finite, and so are no parameters of a distribution."""
+
+
 def action_distribution(policy: ActorCriticPolicy, observations: PyTorchObs) -> Distribution:
     """
     The policy's action distributions in a batch of states. SB3 reuses one object for every batch; this one stays.
@@ -71,8 +75,15 @@ def action_distribution(policy: ActorCriticPolicy, observations: PyTorchObs) -> 
     :param policy: any policy with SB3's ``get_distribution``
     :param observations: tensor or dict of tensors, the samples along the first dimension
     :return: a distribution of its own, differentiable by the policy's parameters unless gradients are off
+    :raises NotADistributionError: torch's distributions refuse the policy's outputs
     """
-    return copy.copy(policy.get_distribution(observations))
+    try:
+        return copy.copy(policy.get_distribution(observations))
+    except ValueError as error:
+        # Torch has no exception of its own for this, and goes on to print the whole batch.
+        if "to satisfy the constraint" not in str(error):
+            raise
+        raise NotADistributionError(str(error).splitlines()[0]) from error
 
 
 def kl_divergence(old: Distribution, new: Distribution) -> th.Tensor:

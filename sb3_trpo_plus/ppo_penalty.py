@@ -144,14 +144,16 @@ class PPOPenalty(KLControlled):
         """
         Ascend the penalised surrogate on minibatches of the rollout, and steer the penalty.
 
+        An update that fails or is interrupted is taken back, with the optimiser's state and the penalty.
+
         :return: the actor's parameters, moved or not
         """
         # The KL is one from the policy that collected the data, which had no dropout.
         self.policy.set_training_mode(False)
         sample = self._sample()
-        old = policy_model.action_distribution(self.policy, sample.observations)
-        self.logger.record("train/entropy", sample.entropy(old).item())
-        actor_parameters, gradient = policy_model.actor_gradient(self.policy, self._surrogate(old, sample))
+        start = policy_model.action_distribution(self.policy, sample.observations)
+        self.logger.record("train/entropy", sample.entropy(start).item())
+        actor_parameters, gradient = policy_model.actor_gradient(self.policy, self._surrogate(start, sample))
         if not gradient.any():
             # Adam's momentum would move the policy all the same.
             warnings.warn(
@@ -160,39 +162,47 @@ class PPOPenalty(KLControlled):
             return actor_parameters
         old_parameters = [parameter.detach().clone() for parameter in actor_parameters]
         old_coefficient, old_optimizer = self.penalty_coef, copy.deepcopy(self.policy.optimizer.state_dict())
-
         try:
             for _ in range(self.n_epochs):
                 self._one_pass(sample, actor_parameters, old_parameters)
-                with th.no_grad():
-                    new = policy_model.action_distribution(self.policy, sample.observations)
-                    kl = policy_model.kl_divergence(old, new)
+                new, kl = self._moved(sample, actor_parameters, old_parameters)
                 if self.penalty == "dual":
                     ascended = self.penalty_coef + self.dual_learning_rate * (kl.mean().item() - self.target_kl)
                     self.penalty_coef = max(0.0, ascended)
-            if not th.isfinite(kl).all():
-                raise ValueError("the KL is not finite")
-        except ValueError as error:
-            # torch's distributions too refuse parameters that are not finite, in as many lines as there are states.
-            cause = str(error).splitlines()[0]
-            warnings.warn(
-                f"This policy update was skipped, the policy stays as it was: {cause}. Lower learning_rate or max_grad_norm"
-            )
+        except BaseException as error:
             for parameter, value in zip(actor_parameters, old_parameters, strict=True):
                 parameter.data.copy_(value)
             self.policy.optimizer.load_state_dict(old_optimizer)
             self.penalty_coef = old_coefficient
+            if not isinstance(error, policy_model.NotADistributionError):
+                raise
+            warnings.warn(
+                f"This policy update was skipped, the policy stays as it was: {error}. Lower learning_rate or max_grad_norm"
+            )
             return actor_parameters
         if self.penalty == "adaptive":
             self.penalty_coef = adapted(self.penalty_coef, kl.mean().item(), self.target_kl)
         self._log_update(new, sample, kl)
         return actor_parameters
 
+    @th.no_grad()
+    def _moved(
+        self, sample: Sample, actor_parameters: list[th.nn.Parameter], old_parameters: list[th.Tensor]
+    ) -> tuple[Distribution, th.Tensor]:
+        """The present policy and KL(old || new) in the sample's states."""
+        with policy_model.parameters_at(actor_parameters, old_parameters):
+            old = policy_model.action_distribution(self.policy, sample.observations)
+        new = policy_model.action_distribution(self.policy, sample.observations)
+        kl = policy_model.kl_divergence(old, new)
+        if not th.isfinite(kl).all():
+            raise policy_model.NotADistributionError("the KL is not finite")
+        return new, kl
+
     def _one_pass(self, sample: Sample, actor_parameters: list[th.nn.Parameter], old_parameters: list[th.Tensor]) -> None:
         """
         Gradient steps on each minibatch.
 
-        :raises ValueError: at the first minibatch whose numbers are not finite, before its step
+        :raises NotADistributionError: at the first minibatch whose numbers are not finite, before its step
         """
         order = th.randperm(len(sample.old_log_prob), device=self.device)
         for index in th.split(order, self.batch_size):
@@ -209,7 +219,9 @@ class PPOPenalty(KLControlled):
             norm = th.nn.utils.clip_grad_norm_(actor_parameters, self.max_grad_norm)
             if not math.isfinite(loss.item() + norm.item()):
                 self.policy.optimizer.zero_grad()
-                raise ValueError(f"a minibatch has loss {loss.item():.3g} and gradient norm {norm.item():.3g}")
+                raise policy_model.NotADistributionError(
+                    f"a minibatch has loss {loss.item():.3g} and gradient norm {norm.item():.3g}"
+                )
             self.policy.optimizer.step()
         self.policy.optimizer.zero_grad()
 

@@ -24,7 +24,7 @@ import pickle
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -236,7 +236,7 @@ def set_vec_state(vec_env: VecEnv, index: int, state: VecState) -> None:
 
 
 @contextmanager
-def branching(vec_env: VecEnv) -> Iterator[None]:
+def branching(vec_env: VecEnv) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """
     Let steps within leave no trace in records: rows of ``Monitor``'s and ``VecMonitor``'s files and their counts of finished
     episodes, the running statistics of ``VecNormalize``, and ``VecEnv.reset_infos``.
@@ -244,9 +244,11 @@ def branching(vec_env: VecEnv) -> Iterator[None]:
     The states of the environments are the caller's to restore.
 
     :param vec_env: as for :func:`get_vec_state`
+    :yield: a context manager, within which ``VecNormalize`` is as it was outside, to be saved by callbacks, say
     :raises TypeError: an environment can't be reached
     """
     base = vec_env.unwrapped
+    normalisers = [(one, "training", one.training) for one in _wrappers(vec_env) if isinstance(one, VecNormalize)]
     for_now: list[tuple[Any, str, Any]] = [(base, "reset_infos", list(base.reset_infos))]
     for wrapper in _wrappers(vec_env):
         if isinstance(wrapper, VecNormalize):
@@ -260,17 +262,30 @@ def branching(vec_env: VecEnv) -> Iterator[None]:
         for index in range(vec_env.num_envs):
             _call(vec_env, index, _mute)
             stack.callback(_call, vec_env, index, _unmute)
+        yield lambda: _attributes_at(normalisers)
+
+
+@contextmanager
+def _attributes_at(values: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    own = [(owner, name, getattr(owner, name)) for owner, name, _ in values]
+    for owner, name, value in values:
+        setattr(owner, name, value)
+    try:
         yield
+    finally:
+        for owner, name, value in own:
+            setattr(owner, name, value)
 
 
 def check_restorable(vec_env: VecEnv, n_steps: int = 20) -> None:
     """
-    Prove on the very environments that they come back to the bit: random steps, restored and taken again.
+    Prove on the very environments that they come back to the bit, each in itself and in the next one: random steps, restored
+    and taken again.
 
     Only what these steps show is proven: hidden state that resets alone depend on needs steps enough for an episode to end.
 
     :param vec_env: which has been reset; its environments and records are left in the state that they are in
-    :param n_steps: to take, twice
+    :param n_steps: to take, three times
     :raises TypeError: an environment can't be reached, or its state can't be saved
     :raises ValueError: an environment does not come back exactly
     """
@@ -281,18 +296,19 @@ def check_restorable(vec_env: VecEnv, n_steps: int = 20) -> None:
         states = [get_vec_state(vec_env, index) for index in range(vec_env.num_envs)]
         try:
             first = [_outcomes(vec_env, action) for action in actions]
-            _restore_all(vec_env, states)
-            second = [_outcomes(vec_env, action) for action in actions]
+            for shift, where in ((0, ""), (1, " in another environment of the VecEnv")):
+                _restore_all(vec_env, states[-shift:] + states[:-shift])
+                for step, (action, outcomes) in enumerate(zip(actions, first, strict=True), 1):
+                    again = _outcomes(vec_env, np.roll(action, shift, axis=0))
+                    for index, outcome in enumerate(outcomes):
+                        if outcome != again[(index + shift) % vec_env.num_envs]:
+                            raise ValueError(
+                                f"{_call(vec_env, index, _name)} does not come back exactly when its state is restored"
+                                f"{where}: of the same {n_steps} actions, number {step} had another outcome. Part of its "
+                                f"state is not in its attributes, or a wrapper's is not. {ADVICE}"
+                            )
         finally:
             _restore_all(vec_env, states)
-        for step, (one, other) in enumerate(zip(first, second, strict=True), 1):
-            for index in range(vec_env.num_envs):
-                if one[index] != other[index]:
-                    raise ValueError(
-                        f"{_call(vec_env, index, _name)} does not come back exactly when its state is restored: of the same "
-                        f"{n_steps} actions, number {step} had another outcome. Part of its state is not in its attributes, "
-                        f"or a wrapper's is not. {ADVICE}"
-                    )
 
 
 def _restore_all(vec_env: VecEnv, states: Sequence[VecState]) -> None:

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch as th
@@ -153,8 +154,9 @@ class TRPO(KLControlled):
         self.fisher = fisher
         self.kl_constraint = kl_constraint
         self.log_improvement_bound = log_improvement_bound
-        #: What the last policy update did, for :func:`sb3_trpo_plus.plots.plot_trust_region`; not saved with the model
+        # What the last policy update did, on what, for plots.plot_trust_region; not saved with the model.
         self.last_step: StepReport | None = None
+        self._last_sample: Sample | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -172,17 +174,9 @@ class TRPO(KLControlled):
         actor_parameters, gradient = policy_model.actor_gradient(self.policy, surrogate_old)
         fisher = self._fisher_vector_product(sample, actor_parameters)
 
-        @th.no_grad()
-        def evaluate() -> Candidate:
-            try:
-                new = policy_model.action_distribution(self.policy, sample.observations)
-            except ValueError:
-                # Too long a step can make outputs overflow, which torch's distributions refuse.
-                return Candidate(math.nan, math.nan, math.nan)
-            kl = policy_model.kl_divergence(old, new)
-            return Candidate(self._surrogate(new, sample).item(), kl.mean().item(), kl.max().item())
-
-        report = self.last_step = self._step(sample, actor_parameters, gradient, fisher, evaluate, surrogate_old.item())
+        evaluate = partial(self._candidate, sample, old)
+        report = self._step(sample, actor_parameters, gradient, fisher, evaluate, surrogate_old.item())
+        self.last_step, self._last_sample = report, sample
         if not report.tried:
             cause = report.reason if sample.advantages.any() else "all advantages of the rollout are equal"
             warnings.warn(f"This policy update was skipped, the policy stays as it was: {cause}")
@@ -191,6 +185,17 @@ class TRPO(KLControlled):
         if self.log_improvement_bound:
             self.logger.record("train/improvement_lower_bound", self._improvement_lower_bound(sample, old, report))
         return actor_parameters
+
+    @th.no_grad()
+    def _candidate(self, sample: Sample, old: Distribution) -> Candidate:
+        """The policy at the present values of its parameters, beside the old one."""
+        try:
+            new = policy_model.action_distribution(self.policy, sample.observations)
+        except policy_model.NotADistributionError:
+            # Too long a step can make outputs overflow.
+            return Candidate(math.nan, math.nan, math.nan)
+        kl = policy_model.kl_divergence(old, new)
+        return Candidate(self._surrogate(new, sample).item(), kl.mean().item(), kl.max().item())
 
     def _fisher_vector_product(self, sample: Sample, actor_parameters: list[th.nn.Parameter]) -> FisherVectorProduct:
         part = sample.at(slice(None, None, self.fisher_sub_sampling_factor))
@@ -256,6 +261,7 @@ class TRPO(KLControlled):
             self.logger.record("train/std", self.policy.log_std.exp().mean().item())
 
     def _log_skipped(self, reason: str) -> None:
+        self.last_step = self._last_sample = None
         self.logger.record("train/is_line_search_success", 0.0)
         self.logger.record("train/line_search_outcome", reason, exclude="tensorboard")
 
@@ -267,4 +273,4 @@ class TRPO(KLControlled):
             )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "last_step"]
+        return [*super()._excluded_save_params(), "last_step", "_last_sample"]

@@ -9,7 +9,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.distributions import Distribution, StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import obs_as_tensor
@@ -44,6 +44,19 @@ class VineSample(Sample):
     branches: th.Tensor
     log_proposal: th.Tensor | None
 
+    def at(self, index: slice | th.Tensor) -> "VineSample":
+        """Some of the states."""
+        observations = policy_model.select(self.observations, index)
+        return VineSample(
+            observations,
+            self.actions[index],
+            self.old_log_prob[index],
+            self.advantages[index],
+            self.raw_advantages[index],
+            self.branches[index],
+            None if self.log_proposal is None else self.log_proposal[index],
+        )
+
     def expected_advantage(self, distribution: Distribution, advantages: th.Tensor) -> th.Tensor:
         """
         L, the mean over the states of the sum over all actions, pi(a|s) A(s,a), or of its self-normalised estimate
@@ -71,6 +84,7 @@ class VineTRPO(TRPO):
     The environment must be one that can be put back into a state (:mod:`sb3_trpo_plus.states`): MuJoCo, classic control, toy
     text, ALE, and others that can be copied. That is tried out when training starts. The steps of all branches count in
     ``num_timesteps``, and callbacks are called at each; in their locals ``branching`` is True then, and no ``dones`` are set.
+    The last branches may end behind ``total_timesteps`` by far.
 
     Paper: https://arxiv.org/abs/1502.05477, section 5.2
 
@@ -79,13 +93,13 @@ class VineTRPO(TRPO):
     :param learning_rate: Learning rate of the critic; a float or a function of the remaining progress (from 1 to 0)
     :param n_steps: Steps of each environment in the trunk
     :param n_rollout_states: States of the trunk to branch from, at least 1, at most n_steps * n_envs
-    :param n_actions: Actions tried in each of them, at least 1; ``None``: all of a Discrete space of up to 8, otherwise 4. A
-        number below that of all actions means that they are drawn; one action alone has nothing to be compared with but those
-        in other states
+    :param n_actions: Actions tried in each of them, at least 1. A Discrete space that has no more is tried as a whole, any
+        other is drawn from; one action alone has nothing to be compared with but those in other states. ``None``: all of a
+        Discrete space of up to 8, otherwise 4
     :param rollout_length: Limit on the steps of a branch, its action's included, at least 1; ``None``: to the episode's end,
         which must come
-    :param proposal: "policy": actions are drawn from the present policy, the first is the one that the trunk took; "uniform":
-        from the uniform distribution over the action space
+    :param proposal: What actions are drawn from. "policy": the present one, and the first is the one that the trunk took;
+        "uniform": the uniform distribution over the action space, which leaves out what a Gaussian has beyond a Box's bounds
     :param bootstrap: Whether the critic's value stands for what a branch that was cut off, by ``rollout_length`` or by a time
         limit, would have gone on to earn; otherwise that is left out, and there is no critic to fit
     :param kwargs: Every other argument of :class:`~sb3_trpo_plus.TRPO`, with its meaning and default, but for
@@ -145,6 +159,7 @@ class VineTRPO(TRPO):
             check_restorable(env)
             self._checked_env = env
         self._vine = None
+        callback.update_locals({"branching": False})
         drawn = np.random.permutation(n_rollout_steps * env.num_envs)[: self.n_rollout_states]  # noqa: NPY002
         trunk = _StateRecorder(env, {divmod(int(place), env.num_envs) for place in drawn})
         if not super().collect_rollouts(trunk, callback, rollout_buffer, n_rollout_steps):
@@ -170,35 +185,50 @@ class VineTRPO(TRPO):
         self, observations: Any, own_actions: th.Tensor, own_log_prob: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor | None]:
         """The actions to try in each state, shape (states, actions, ...), and the logarithm of what they were drawn with."""
-        n_states, space = len(own_actions), self.action_space
-        n_all = int(space.n) if isinstance(space, spaces.Discrete) else None
-        if n_all is not None and (self.n_actions == n_all or (self.n_actions is None and n_all <= FEW_ACTIONS)):
+        n_states, n_all = len(own_actions), self._number_of_actions()
+        if n_all is not None and (n_all <= FEW_ACTIONS if self.n_actions is None else n_all <= self.n_actions):
             return th.arange(n_all, device=self.device).expand(n_states, -1), None
         n_actions = self.n_actions or SAMPLED
         if self.proposal == "uniform":
-            drawn = [_uniform(space, self.policy.squash_output) for _ in range(n_states * n_actions)]
-            actions = th.as_tensor(np.stack(drawn), device=self.device).view(n_states, n_actions, *drawn[0].shape)
-            # Constant factors of q cancel where weights are normalised.
-            return actions, th.zeros(n_states, n_actions, device=self.device)
+            drawn = [_uniform(self.action_space, self.policy.squash_output) for _ in range(n_states * n_actions)]
+            actions = th.as_tensor(np.stack([action for action, _ in drawn]), device=self.device)
+            log_density = th.full((n_states, n_actions), drawn[0][1], device=self.device)
+            return actions.view(n_states, n_actions, *drawn[0][0].shape), log_density
         distribution = self.policy.get_distribution(observations)
-        others = [distribution.sample() for _ in range(n_actions - 1)]
+        others = [self._draw(distribution) for _ in range(n_actions - 1)]
         log_probs = [own_log_prob, *(distribution.log_prob(action) for action in others)]
         return th.stack([own_actions, *others], dim=1), th.stack(log_probs, dim=1)
 
+    def _number_of_actions(self) -> int | None:
+        return int(self.action_space.n) if isinstance(self.action_space, spaces.Discrete) else None
+
+    def _draw(self, distribution: Distribution) -> th.Tensor:
+        if not isinstance(distribution, StateDependentNoiseDistribution):
+            return distribution.sample()
+        # gSDE's own samples in a state are all the same until its matrix is drawn anew.
+        inner: Any = distribution.distribution
+        drawn: th.Tensor = inner.sample()
+        return th.tanh(drawn) if self.policy.squash_output else drawn
+
     def _q_values(self, env: VecEnv, callback: BaseCallback, states: list[VecState], actions: th.Tensor) -> th.Tensor | None:
         """Discounted returns of the branches, shape (states, actions); None if the callback ended the training."""
-
-        def on_step(rewards: Array, infos: list[dict[str, Any]]) -> bool:
-            self.num_timesteps += env.num_envs
-            # A branch's end is not the end of an episode of the training.
-            dones, branching = np.zeros(env.num_envs, dtype=bool), True
-            callback.update_locals({"rewards": rewards, "infos": infos, "dones": dones, "branching": branching})
-            return callback.on_step()
-
+        dtype = self.action_space.dtype if isinstance(self.action_space, (spaces.Discrete, spaces.MultiDiscrete)) else None
+        as_taken = actions.cpu().numpy().astype(dtype or np.float32)
+        as_taken = as_taken.reshape(*actions.shape[:2], *(self.action_space.shape or ()))
         end_of_trunk = [get_vec_state(env, index) for index in range(env.num_envs)]
-        as_taken = actions.cpu().numpy().reshape(*actions.shape[:2], *(self.action_space.shape or ()))
         try:
-            with branching(env):
+            with branching(env) as suspended:
+
+                def on_step(rewards: Array, infos: list[dict[str, Any]]) -> bool:
+                    self.num_timesteps += env.num_envs
+                    for info in infos:
+                        info.pop("episode", None)
+                    # A branch's end is not the end of an episode of the training.
+                    dones = np.zeros(env.num_envs, dtype=bool)
+                    callback.update_locals({"rewards": rewards, "infos": infos, "dones": dones, "branching": True})
+                    with suspended():
+                        return callback.on_step()
+
                 grown = grow(env, states, as_taken, self.policy, self.gamma, self.rollout_length, on_step)
         finally:
             callback.update_locals({"branching": False})
@@ -244,6 +274,9 @@ class VineTRPO(TRPO):
             self.policy.set_training_mode(True)
             policy_model.refresh_running_statistics(self.policy, self.rollout_buffer)
 
+    def _has_critic(self) -> bool:
+        return self.bootstrap
+
     def _samples_at_a_time(self) -> int:
         return self.n_rollout_states
 
@@ -252,6 +285,11 @@ class VineTRPO(TRPO):
         for name in ("n_actions", "rollout_length"):
             if getattr(self, name) is not None:
                 self._check_range(name, COUNT)
+        if self.normalize_advantage and self.n_rollout_states == self.n_actions == 1:
+            raise ValueError(
+                "normalize_advantage needs at least 2 branches, but n_rollout_states and n_actions are 1: raise one of them, "
+                "or set normalize_advantage=False"
+            )
         if self.n_rollout_states > self.n_steps * self.n_envs:
             raise ValueError(
                 f"n_rollout_states must be at most n_steps * n_envs = {self.n_steps} * {self.n_envs}, the states of the "
@@ -289,16 +327,18 @@ class _StateRecorder(VecEnvWrapper):
         return self.venv.reset()
 
 
-def _uniform(space: spaces.Space[Any], is_squashed: bool) -> Array:
-    """An action as the policy makes it, drawn by NumPy's global generator, which SB3 seeds."""
+def _uniform(space: spaces.Space[Any], is_squashed: bool) -> tuple[Array, float]:
+    """An action as the policy makes it, drawn by NumPy's global generator, which SB3 seeds; the logarithm of its density."""
     random: Any = np.random
     if isinstance(space, spaces.Box):
-        low, high = (-1.0, 1.0) if is_squashed else (space.low.flatten(), space.high.flatten())
-        return np.asarray(random.uniform(low, high, int(np.prod(space.shape))), dtype=np.float32)
+        low, high = (np.full(space.shape, -1.0), np.full(space.shape, 1.0)) if is_squashed else (space.low, space.high)
+        drawn = np.asarray(random.uniform(low.flatten(), high.flatten()), dtype=np.float32)
+        return drawn, -float(np.log(high - low).sum())
     if isinstance(space, spaces.MultiBinary):
-        return np.asarray(random.randint(2, size=int(np.prod(space.shape))), dtype=np.float32)
+        bits = int(np.prod(space.shape))
+        return np.asarray(random.randint(2, size=bits), dtype=np.float32), -bits * float(np.log(2))
     n = space.nvec.flatten() if isinstance(space, spaces.MultiDiscrete) else space.n  # type: ignore[attr-defined]
-    return np.asarray(random.randint(n))
+    return np.asarray(random.randint(n)), -float(np.log(n).sum())
 
 
 def _stack(observations: list[Any]) -> Any:

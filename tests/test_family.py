@@ -14,6 +14,7 @@ import torch as th
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.logger import configure
@@ -130,6 +131,7 @@ def test_rollout_that_is_not_finite_changes_nothing(part: str, member: str) -> N
         ("dual", {"n_epochs": 0}, "n_epochs must be an integer of at least 1, but it is 0"),
         ("adaptive", {"max_grad_norm": 0}, "max_grad_norm must be a positive number"),
         ("vine", {"n_rollout_states": 65}, r"n_rollout_states must be at most n_steps \* n_envs = 64 \* 1"),
+        ("vine", {"n_rollout_states": 1, "n_actions": 1}, "normalize_advantage needs at least 2 branches"),
         ("vine", {"n_actions": 0}, "n_actions must be an integer of at least 1, but it is 0"),
         ("vine", {"rollout_length": 2.5}, "rollout_length must be an integer of at least 1, but it is 2.5"),
         ("vine", {"proposal": "greedy"}, "proposal must be 'policy' or 'uniform', but it is 'greedy'"),
@@ -452,6 +454,63 @@ def test_trust_region_is_drawn_from_the_last_update(member: str) -> None:
     assert lines["Objective: linear model"](size) == pytest.approx(size * report.slope, rel=1e-6)
     if report.accepted:
         assert lines["Objective: accepted"](size) == pytest.approx(candidate.surrogate - report.surrogate_old)
+
+
+def test_trust_region_is_drawn_after_a_training_that_a_callback_ended() -> None:
+    model = make("empirical", sub_sampling_factor=3).learn(64)
+    before = plot_trust_region(model)
+
+    class Stop(BaseCallback):
+        def _on_step(self) -> bool:
+            return False
+
+    model.learn(64, Stop(), reset_num_timesteps=False)
+    after = plot_trust_region(model)
+    for one, other in zip(before.axes, after.axes, strict=True):
+        for line, same in zip(one.lines, other.lines, strict=True):
+            np.testing.assert_array_equal(line.get_ydata(), same.get_ydata())
+
+
+def test_trust_region_shows_a_step_that_overflowed() -> None:
+    model = make("empirical", target_kl=1e30).learn(64)
+    curve = plot_trust_region(model).axes[1].lines[0].get_ydata()
+    assert np.isnan(curve).any()
+    assert curve[0] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_trust_region_of_a_skipped_update_is_not_that_of_the_one_before() -> None:
+    model = make("empirical").learn(64)
+    collect(model).rollout_buffer.rewards[0] = np.nan
+    with pytest.warns(UserWarning, match="rewards"):
+        model.train()
+    with pytest.raises(ValueError, match="no policy update"):
+        plot_trust_region(model)
+
+
+def test_refused_step_of_npg_is_a_warning() -> None:
+    model = collect(make("npg fixed", step_size=1e38))
+    before = actor_of(model)
+    with pytest.warns(UserWarning, match="the policy stays as it was: no step accepted .not finite 1x"):
+        model.train()
+    assert th.equal(actor_of(model), before)
+
+
+def test_errors_of_the_users_own_policy_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for member in ("adaptive", "empirical"):
+        model = collect(make(member))
+        before, calls = actor_of(model), []
+        plain = model.policy.get_distribution
+
+        def later(observations: Any, plain: Any = plain, calls: list[int] = calls) -> Any:
+            calls.append(1)
+            if len(calls) == 3:
+                raise ValueError("mine")
+            return plain(observations)
+
+        monkeypatch.setattr(model.policy, "get_distribution", later)
+        with pytest.raises(ValueError, match=r"^mine$"):
+            model.train()
+        assert th.equal(actor_of(model), before)
 
 
 def test_trust_region_without_a_direction_says_so() -> None:

@@ -180,19 +180,27 @@ def test_self_normalised_estimate_tends_to_the_expectation(proposal: str) -> Non
     assert len(sample.branches) == 2
 
 
-@pytest.mark.parametrize(("n_actions", "proposal"), [(None, "policy"), (3, "policy"), (3, "uniform"), (1, "policy")])
-def test_surrogate_is_zero_at_the_policy_that_branched(n_actions: int | None, proposal: str) -> None:
+@pytest.mark.parametrize(
+    ("env", "n_actions", "proposal", "n_tried"),
+    [
+        ("CartPole-v1", None, "policy", 2),
+        ("CartPole-v1", 3, "policy", 2),
+        ("Pendulum-v1", None, "policy", 4),
+        ("Pendulum-v1", 3, "uniform", 3),
+        ("CartPole-v1", 1, "policy", 1),
+    ],
+)
+def test_surrogate_is_zero_at_the_policy_that_branched(env: str, n_actions: int | None, proposal: str, n_tried: int) -> None:
     """Advantages are measured from the state's own value, by the same estimator; for one action from nothing."""
-    model = collect(VineTRPO("MlpPolicy", "CartPole-v1", **SMALL, n_actions=n_actions, proposal=proposal, rollout_length=30))
+    model = collect(VineTRPO("MlpPolicy", env, **SMALL, n_actions=n_actions, proposal=proposal, rollout_length=30))
     sample = model._sample()
     distribution = policy_model.action_distribution(model.policy, sample.observations)
     value = sample.expected_advantage(distribution, sample.raw_advantages).item()
     if n_actions == 1:
         assert value == pytest.approx(sample.raw_advantages.mean().item(), rel=1e-4)
-        assert sample.branches.shape == (8, 1)
     else:
-        assert value == pytest.approx(0.0, abs=1e-5)
-        assert sample.branches.shape == (8, n_actions or 2)
+        assert value == pytest.approx(0.0, abs=1e-4)
+    assert sample.branches.shape[:2] == (8, n_tried)
     assert sample.raw_advantages.abs().max() > 0.1
 
 
@@ -286,6 +294,93 @@ def test_second_rollout_forgets_branching() -> None:
     VineTRPO("MlpPolicy", "CartPole-v1", **SMALL, rollout_length=1).learn(60, Look())
     # 16 steps of the trunk, 8 x 2 branches of one step, and the same once more.
     assert seen == ([False] * 16 + [True] * 16) * 2
+
+
+@pytest.mark.parametrize("name", [name for name, (space, _) in DISTRIBUTIONS.items() if space != "discrete"])
+def test_drawn_actions_differ_and_have_the_policys_probabilities(name: str) -> None:
+    space, options = DISTRIBUTIONS[name]
+    settings: Any = {**SMALL, "n_steps": 64, "n_rollout_states": 64, "n_actions": 3, "rollout_length": 1}
+    sample = collect(VineTRPO("MlpPolicy", random_env(space), **settings, **options))._sample()
+    assert (sample.branches[:, 1] != sample.branches[:, 2]).any()
+    assert sample.raw_advantages.abs().max() > 0
+
+
+@pytest.mark.parametrize("space", ["discrete", "multi_discrete"])
+def test_branches_begin_with_actions_of_the_spaces_own_type(space: str) -> None:
+    class Table(RandomEnv):
+        def step(self, action: Any) -> Any:
+            return *super().step(action)[:1], [0.0, 1.0, 2.0, 3.0][np.ravel(action)[0]], False, False, {}
+
+    env = Table(spaces.Box(-2.0, 2.0, (4,)), random_env(space).action_space)
+    model = VineTRPO("MlpPolicy", env, **SMALL, rollout_length=3, n_actions=3).learn(10)
+    assert model.num_timesteps == 16 + 8 * 3 * 3
+
+
+def test_state_dependent_deviations_of_ones_own_policy_are_the_branches_too() -> None:
+    class Timid(ActorCriticPolicy):
+        def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Any:
+            mean = self.action_net(latent_pi)
+            return self.action_dist.proba_distribution(mean, self.log_std - 3.0)
+
+    model = VineTRPO(Timid, random_env("box"), **SMALL)
+    actor = _Actor(model.policy, 5000)
+    actions = actor.act(np.zeros((5000, 4), dtype=np.float32), actor.draw(5000))
+    assert actions.std() == pytest.approx(np.exp(-3.0), rel=0.05)
+
+
+def test_uniform_actions_have_the_weight_that_their_density_gives_them() -> None:
+    settings: Any = {**SMALL, "n_actions": 1, "proposal": "uniform", "rollout_length": 1}
+    for env, density in (("CartPole-v1", 1 / 2), ("Pendulum-v1", 1 / 4)):
+        sample = collect(VineTRPO("MlpPolicy", env, **settings))._sample()
+        assert sample.log_proposal.exp().flatten().tolist() == pytest.approx([density] * 8)
+
+
+def test_callback_that_saves_in_a_branch_saves_statistics_that_go_on() -> None:
+    seen = []
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            seen.append((bool(self.locals["branching"]), self.training_env.training))
+            return True
+
+    env = VecNormalize(make_vec_env("CartPole-v1", 2, seed=0))
+    VineTRPO("MlpPolicy", env, **SMALL, rollout_length=2).learn(1, Look())
+    assert {branching for branching, _ in seen} == {True, False}
+    assert all(training for _, training in seen)
+
+
+def test_branch_without_an_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(RandomEnv):
+        def step(self, action: Any) -> Any:
+            return *super().step(action)[:2], False, False, {}
+
+    monkeypatch.setattr("sb3_trpo_plus.branches.ENDLESS", 100)
+    env = Endless(spaces.Box(-2.0, 2.0, (4,)), random_env("discrete").action_space)
+    with pytest.raises(ValueError, match="A branch has not ended after 100 steps: set rollout_length"):
+        VineTRPO("MlpPolicy", env, **SMALL).learn(10)
+
+
+def test_environments_that_differ_are_not_branched_in() -> None:
+    """A state of one frozen lake would be continued on another."""
+    env = make_vec_env("FrozenLake-v1", 2, seed=0, env_kwargs={"map_name": None, "is_slippery": False})
+    with pytest.raises(ValueError, match="in another environment of the VecEnv"):
+        VineTRPO("MlpPolicy", env, **SMALL).learn(10)
+
+
+def test_learning_rate_of_a_schedule_never_falls_below_its_end() -> None:
+    rates = []
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            rates.append(self.model.policy.optimizer.param_groups[0]["lr"])
+            return True
+
+    settings: Any = {**SMALL, "bootstrap": True, "rollout_length": 50}
+    model = VineTRPO("MlpPolicy", "CartPole-v1", learning_rate=lambda left: 1e-3 * left, **settings)
+    model.learn(300, Look())
+    assert model.num_timesteps > 300
+    assert 0 <= min(rates) < max(rates) == 1e-3
+    assert model.policy.optimizer.param_groups[0]["lr"] == 0.0
 
 
 def test_processes_and_stacked_frames() -> None:
