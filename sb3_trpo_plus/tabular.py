@@ -276,7 +276,7 @@ def conservative_policy_iteration(mdp: FiniteMDP, policy: npt.ArrayLike, n_itera
     """
     Mix the policy with the greedy one: new = (1 - alpha) old + alpha greedy, with the alpha in [0, 1] that maximises the bound
 
-        eta(new) >= L_old(new) - 2 eps gamma alpha^2 / (1 - gamma)^2,  eps = max_s |sum_a greedy(a|s) A_old(s, a)|.
+        ``eta(new) >= L_old(new) - 2 eps gamma alpha^2 / (1 - gamma)^2``, ``eps = max_s |sum_a greedy(a|s) A_old(s, a)|``.
 
     eta never decreases. A policy that has nothing to gain stays as it is.
 

@@ -647,7 +647,7 @@ def test_hidden_state_is_found_out(where: str, n_steps: int, number: int) -> Non
     vec_env.reset()
     with pytest.raises(ValueError, match=r"Hidden does not come back exactly .*get_state\(\) and set_state\(state\)"):
         check_restorable(vec_env, n_steps)
-    assert Hidden.elsewhere[number] == 2 * n_steps
+    assert n_steps < Hidden.elsewhere[number] <= 2 * n_steps
     assert [env.steps for env in vec_env.envs] == [0, 0]
     check_restorable(DummyVecEnv([lambda: vec_env.envs[1 - number]]))
 
