@@ -116,7 +116,7 @@ def measure(env_id: str) -> dict[str, Any]:
     n_actions = sample.branches.shape[1]
 
     n_steps = max(2, round(vine_steps / env.num_envs))
-    path: Any = VineTRPO(policy, env, n_steps, seed=0, device="cpu", n_rollout_states=1, batch_size=8, gae_lambda=1.0)
+    path: Any = VineTRPO(policy, env, n_steps=n_steps, seed=0, device="cpu", n_rollout_states=1, batch_size=8, gae_lambda=1.0)
     path.policy.load_state_dict(vine.policy.state_dict())
     path_gradients = []
     for _ in range(repetitions):

@@ -11,7 +11,8 @@ another of the same make.
   those for drawing and for files; spaces stay too, but their random generators are part of the state.
 * MuJoCo's ``MjData`` is copied as a whole: after a step its derived quantities lag one substep behind the positions, and
   rewards are computed from them, so that ``mj_forward`` on restored positions would change the next reward.
-* ALE is cloned with its random generator, which decides over sticky actions.
+* ALE is cloned with its random generator, which decides over sticky actions. What such an action repeats can't be cloned:
+  where a state is saved, and where it is restored, that is the no-op.
 
 What lives elsewhere, in a server, a global variable or a C library, escapes: :func:`check_restorable` finds that out.
 ``MjModel``, toy text's ``P`` and unnamed functions are taken for constant. A wrapper that records videos goes on recording.
@@ -20,6 +21,7 @@ What lives elsewhere, in a server, a global variable or a C library, escapes: :f
 import copy
 import inspect
 import io
+import math
 import pickle
 import sys
 import types
@@ -43,6 +45,8 @@ Place = tuple[int, str | None]
 
 ADVICE = "Give it methods get_state() and set_state(state) of its own, see sb3_trpo_plus.states.HasState"
 ARGUMENTS = {"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"}
+# Probability that a sticky action is not made the no-op.
+UNHEARD = 1e-12
 FOR_DRAWING = {"Surface", "Clock", "Font", "Sound"}
 FINISHED_EPISODES = ("episode_returns", "episode_lengths", "episode_times")
 
@@ -112,7 +116,7 @@ def get_state(env: Env) -> State:
         for name, value in _members(layer).items():
             if _is_engine(value) and id(value) not in references:
                 references[id(value)] = index, name
-                engines[index, name] = copy.copy(value) if hasattr(value, "qpos") else value.cloneState(include_rng=True)
+                engines[index, name] = _engine_state(value)
             if _is_left_alone(layer, name) or (index, name) in engines:
                 left.add(name)
             elif _is_constant(value):
@@ -150,7 +154,7 @@ def set_state(env: Env, state: State) -> None:
         if hasattr(engine, "qpos"):
             sys.modules["mujoco"].mj_copyData(current, current.model, engine)
         else:
-            current.restoreState(engine)
+            _restore_ale(current, engine)
     for layer, part in zip(layers, _Unpickler(io.BytesIO(state.pickled), layers).load(), strict=True):
         if _has_state(layer):
             layer.set_state(part)  # type: ignore[attr-defined]
@@ -414,6 +418,26 @@ def _members(layer: Env) -> dict[str, Any]:
 def _is_engine(value: Any) -> bool:
     kind = type(value)
     return (kind.__module__.split(".")[0], kind.__name__) in {("mujoco", "MjData"), ("ale_py", "ALEInterface")}
+
+
+def _engine_state(engine: Any) -> Any:
+    if hasattr(engine, "qpos"):
+        return copy.copy(engine)
+    state = engine.cloneState(include_rng=True)
+    _restore_ale(engine, state)
+    return state
+
+
+def _restore_ale(ale: Any, state: Any) -> None:
+    """
+    The action that a sticky one repeats is in no clone, and nobody can read it. So it is made the no-op, here and where the
+    state was saved, by as many as it takes for one of them to be heard.
+    """
+    stickiness = ale.getFloat("repeat_action_probability")
+    if 0 < stickiness < 1:
+        for _ in range(math.ceil(math.log(UNHEARD) / math.log(stickiness))):
+            ale.act(0)
+    ale.restoreState(state)
 
 
 def _is_left_alone(layer: Env, name: str) -> bool:

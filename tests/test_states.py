@@ -15,7 +15,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.atari_wrappers import AtariWrapper
-from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -689,3 +689,11 @@ def test_nothing_is_drawn_from_the_users_generators() -> None:
     np.random.seed(0)
     np.testing.assert_array_equal(drawn[0], vec_env.action_space.sample())
     assert drawn[1] == np.random.rand()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_sticky_action_repeats_comes_back(seed: int) -> None:
+    """The first action after restoring may be replaced by the one before, which was another one when the state was saved."""
+    vec_env = make_atari_env("ALE/Pong-v5", seed=seed)
+    vec_env.reset()
+    check_restorable(vec_env)
