@@ -140,12 +140,13 @@ def draw() -> None:
             curves = [[point.split(":") for point in row["curve"].split()] for row in rows_of(member, env)]
             if not curves:
                 continue
-            steps = [int(step) for step, _ in curves[0]]
+            # The vine's rollouts, and with them its runs, are not all of the same length.
+            steps = [int(step) for step, _ in min(curves, key=len)]
             means = np.array([[float(mean) for _, mean in curve[: len(steps)]] for curve in curves])
             axes.plot(steps, means.mean(axis=0), color=f"C{index}", label=member)
             axes.fill_between(steps, means.min(axis=0), means.max(axis=0), color=f"C{index}", alpha=0.07)
         axes.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
-        axes.set(title=env, xlabel="environment steps, branches included", ylabel="return of an episode", xlim=(0, None))
+        axes.set(title=env, xlabel="environment steps, branches included", ylabel="return of an episode", xscale="log")
         axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
     figure.savefig(PICTURE, dpi=150)

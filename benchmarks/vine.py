@@ -210,14 +210,13 @@ def print_tables() -> None:
         ratio = float(row["variance_single_path"]) / float(row["variance_vine"])
         branch = f"{row['actions']}, {row['rollout_length']}"
         print(f"| {row['env']} | {branch} | {row['variance_single_path']} | {row['variance_vine']} | {ratio:.1f} |")
-    print(
-        "\n| environment | steps of a rollout | Q-values, single path | vine | noise to signal, single path | vine | ratio |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    print("\n| environment | steps of a rollout | Q-values, single path | vine | noise to signal, single path | vine |")
+    print("|---|---|---|---|---|---|")
     for row in results_file.read(NOISE):
-        one, other = float(row["noise_to_signal_single_path"]), float(row["noise_to_signal_vine"])
-        samples = f"{row['q_samples_single_path']} | {row['q_samples_vine']}"
-        print(f"| {row['env']} | {row['steps']} | {samples} | {one:.3g} | {other:.3g} | {one / other:.2f} |")
+        cells = [row[name] for name in ("env", "steps", "q_samples_single_path", "q_samples_vine")]
+        noises = [float(row[f"noise_to_signal_{procedure}"]) for procedure in ("single_path", "vine")]
+        cells += ["no signal seen" if noise == float("inf") else f"{noise:.3g}" for noise in noises]
+        print(f"| {' | '.join(cells)} |")
 
 
 def draw() -> None:
@@ -229,7 +228,7 @@ def draw() -> None:
         curves = [[tuple(map(float, point.split(":"))) for point in row["curve"].split()] for row in rows]
         if not curves:
             continue
-        steps = [step for step, _ in curves[0]]
+        steps = [step for step, _ in min(curves, key=len)]
         for curve in curves:
             axes.plot(steps, [mean for _, mean in curve[: len(steps)]], color=f"C{index}", alpha=0.3)
         means = [statistics.mean(curve[point][1] for curve in curves) for point in range(len(steps))]
