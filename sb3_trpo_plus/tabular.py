@@ -37,7 +37,7 @@ class FiniteMDP:
     """
     A Markov decision process with S states and A actions, both finite. The arrays are copied, as float64.
 
-    :param transitions: P(s'|s, a), shape (S, A, S)
+    :param transitions: ``P(s'|s, a)``, shape (S, A, S)
     :param rewards: r(s, a), expected over s', shape (S, A), finite
     :param initial: distribution of the first state, shape (S,)
     :param gamma: discount factor in [0, 1)
@@ -248,7 +248,7 @@ def kl_divergence(old: npt.ArrayLike, new: npt.ArrayLike) -> FloatArray:
 
 def penalty_coefficient(mdp: FiniteMDP, policy: npt.ArrayLike) -> float:
     """
-    C = 4 eps gamma / (1 - gamma)^2 with eps = max |A(s, a)|: equation 9.
+    C = 4 eps gamma / (1 - gamma)^2 with eps = ``max |A(s, a)|``: equation 9.
 
     :param mdp: S states, A actions
     :param policy: the old one, shape (S, A)
