@@ -11,7 +11,6 @@ again.
 """
 
 import argparse
-import platform
 import statistics
 import time
 import warnings
@@ -27,7 +26,6 @@ from speed import CARTPOLE, CHEETAH, MUJOCO, WIDE, make_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
-import sb3_trpo_plus
 from sb3_trpo_plus import TRPO, policy_model
 
 RESULTS = Path(__file__).parent / "results" / "cheaper_step.csv"
@@ -125,12 +123,7 @@ def train(run: Run) -> dict[str, Any]:
             test_env.obs_rms, test_env.training, test_env.norm_reward = env.obs_rms, False, False
         returns, _ = evaluate_policy(model, test_env, 20)
         row |= {"mean_return": round(float(np.mean(returns)), 2), **dict.fromkeys(COLUMNS, "")}
-    described = f"{platform.machine()}, Python {platform.python_version()}, torch {th.__version__}, 1 thread"
-    return row | {
-        "seconds": round(time.perf_counter() - start, 1),
-        "version": sb3_trpo_plus.__version__,
-        "machine": described,
-    }
+    return row | {"seconds": round(time.perf_counter() - start, 1), **results_file.described()}
 
 
 def all_runs() -> Iterator[Run]:

@@ -10,7 +10,6 @@ started again.
 """
 
 import argparse
-import platform
 import statistics
 import time
 import warnings
@@ -26,7 +25,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-import sb3_trpo_plus
 from sb3_trpo_plus import zoo
 
 ROOT = Path(__file__).parent
@@ -92,8 +90,7 @@ def train(run: Run) -> dict[str, Any]:
         "std_return": round(float(np.std(returns)), 2),
         "solved_at": solved_at,
         "seconds": round(seconds, 1),
-        "version": sb3_trpo_plus.__version__,
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {th.__version__}, 1 thread",
+        **results_file.described(),
         "curve": " ".join(f"{steps}:{mean}" for steps, mean in curve.points),
     }
 

@@ -1,13 +1,17 @@
 """CSV files of results, one row a run, to which runs are added as they end."""
 
 import csv
+import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch as th
 from tqdm import tqdm
+
+import sb3_trpo_plus
 
 
 def read(file: Path) -> list[dict[str, str]]:
@@ -27,6 +31,12 @@ def add(file: Path, row: dict[str, Any]) -> None:
         if is_new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def described() -> dict[str, str]:
+    """Version and machine, for the columns of a row that was made on one thread."""
+    machine = f"{platform.machine()}, Python {platform.python_version()}, torch {th.__version__}, 1 thread"
+    return {"version": sb3_trpo_plus.__version__, "machine": machine}
 
 
 def run_all(file: Path, train: Callable[[Any], dict[str, Any]], runs: Sequence[Any], jobs: int) -> None:

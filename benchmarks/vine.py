@@ -15,7 +15,6 @@ The policy is trained a little first (not for the ALE game, where it is the init
 """
 
 import argparse
-import platform
 import statistics
 import time
 import warnings
@@ -30,7 +29,6 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
-import sb3_trpo_plus
 from sb3_trpo_plus import TRPO, VineTRPO, policy_model
 from sb3_trpo_plus.branches import grow
 from sb3_trpo_plus.kl_controlled import KLControlled
@@ -56,12 +54,6 @@ def make_env(env_id: str, seed: int) -> VecEnv:
         return VecTransposeImage(VecFrameStack(make_atari_env(env_id, 8, seed=seed), 4))
     env = make_vec_env(env_id, 8, seed=seed)
     return VecNormalize(env) if env_id == "HalfCheetah-v4" else env
-
-
-def described() -> dict[str, Any]:
-    """Of a row."""
-    machine = f"{platform.machine()}, Python {platform.python_version()}, torch {th.__version__}, 1 thread"
-    return {"version": sb3_trpo_plus.__version__, "machine": machine}
 
 
 def gradient_of(model: VineTRPO, sample: Any) -> th.Tensor:
@@ -102,7 +94,8 @@ def measure(env_id: str) -> dict[str, Any]:
     env = make_env(env_id, 0)
     start = time.perf_counter()
     trained = TRPO(policy, env, n_steps=256, seed=0, device="cpu")
-    trained.learn(steps) if steps else None
+    if steps:
+        trained.learn(steps)
     if isinstance(env, VecNormalize):
         env.training = False
     vine: Any = VineTRPO(policy, env, seed=0, device="cpu", batch_size=8, gae_lambda=1.0, **settings)
@@ -155,7 +148,7 @@ def measure(env_id: str) -> dict[str, Any]:
         "noise_to_signal_single_path": f"{noise_to_signal(path_gradients):.4g}",
         "noise_to_signal_vine": f"{noise_to_signal(gradients):.4g}",
         "seconds": round(time.perf_counter() - start, 1),
-        **described(),
+        **results_file.described(),
     }
 
 
@@ -185,7 +178,7 @@ def learn(procedure: str, seed: int) -> dict[str, Any]:
         "steps": model.num_timesteps,
         "curve": " ".join(f"{steps}:{mean}" for steps, mean in curve.points),
         "seconds": round(time.perf_counter() - start, 1),
-        **described(),
+        **results_file.described(),
     }
 
 

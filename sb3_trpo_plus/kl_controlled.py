@@ -215,6 +215,8 @@ class KLControlled(FastRollouts):
     def _fit_critic(self, actor_parameters: list[th.nn.Parameter]) -> None:
         self.policy.set_training_mode(True)
         policy_model.refresh_running_statistics(self.policy, self.rollout_buffer)
+        if not self._has_critic():
+            return
         policy_model.hold_actor(self.policy, actor_parameters)
         value_loss = fit_critic(self.policy, self.rollout_buffer, actor_parameters, self.n_critic_updates, self.batch_size)
         if value_loss is not None:

@@ -84,7 +84,7 @@ class NPG(TRPO):
         self._log_direction(report)
 
     def _log_skipped(self, reason: str) -> None:
-        self.last_step = self._last_sample = None
+        pass
 
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()

@@ -160,6 +160,15 @@ class TRPO(KLControlled):
         if _init_setup_model:
             self._setup_model()
 
+    def train(self) -> None:
+        """
+        Take one trust-region step on the rollout, then fit the critic to its returns.
+
+        Both are left as they are, with a warning that names the cause, where their numbers are not finite.
+        """
+        self.last_step = self._last_sample = None
+        super().train()
+
     def _improve_policy(self) -> list[th.nn.Parameter]:
         """
         Take one trust-region step on the rollout.
@@ -261,7 +270,6 @@ class TRPO(KLControlled):
             self.logger.record("train/std", self.policy.log_std.exp().mean().item())
 
     def _log_skipped(self, reason: str) -> None:
-        self.last_step = self._last_sample = None
         self.logger.record("train/is_line_search_success", 0.0)
         self.logger.record("train/line_search_outcome", reason, exclude="tensorboard")
 

@@ -62,14 +62,7 @@ class VineSample(Sample):
         L, the mean over the states of the sum over all actions, pi(a|s) A(s,a), or of its self-normalised estimate
         sum_k w_k A_k / sum_k w_k with w = pi(a|s) / q(a|s) (TRPO paper, equations 15 and 16); of one action alone, w A.
         """
-        n_actions = self.branches.shape[1]
-        log_prob = th.stack([distribution.log_prob(self.branches[:, k]) for k in range(n_actions)], dim=1)
-        if self.log_proposal is None:
-            return (log_prob.exp() * advantages).sum(dim=1).mean()
-        weights = th.exp(log_prob - self.log_proposal)
-        if n_actions == 1:
-            return (weights * advantages).mean()
-        return ((weights * advantages).sum(dim=1) / weights.sum(dim=1)).mean()
+        return (_weights(distribution, self.branches, self.log_proposal) * advantages).sum(dim=1).mean()
 
 
 class VineTRPO(TRPO):
@@ -253,9 +246,7 @@ class VineTRPO(TRPO):
         if actions.shape[1] == 1:
             return 0.0
         distribution = policy_model.action_distribution(self.policy, observations)
-        log_prob = th.stack([distribution.log_prob(actions[:, k]) for k in range(actions.shape[1])], dim=1)
-        weights = log_prob.exp() if log_proposal is None else th.softmax(log_prob - log_proposal, dim=1)
-        return (weights * q).sum(dim=1, keepdim=True)
+        return (_weights(distribution, actions, log_proposal) * q).sum(dim=1, keepdim=True)
 
     def _sample(self) -> Sample:
         assert self._vine is not None
@@ -266,13 +257,6 @@ class VineTRPO(TRPO):
         if broken is None and self._vine is not None and not th.isfinite(self._vine.raw_advantages).all():
             return "returns of branches"
         return broken
-
-    def _fit_critic(self, actor_parameters: list[th.nn.Parameter]) -> None:
-        if self.bootstrap:
-            super()._fit_critic(actor_parameters)
-        else:
-            self.policy.set_training_mode(True)
-            policy_model.refresh_running_statistics(self.policy, self.rollout_buffer)
 
     def _has_critic(self) -> bool:
         return self.bootstrap
@@ -325,6 +309,15 @@ class _StateRecorder(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         return self.venv.reset()
+
+
+def _weights(distribution: Distribution, branches: th.Tensor, log_proposal: th.Tensor | None) -> th.Tensor:
+    """Of each branch in its state's part of L, shape (states, actions)."""
+    log_prob = th.stack([distribution.log_prob(branches[:, k]) for k in range(branches.shape[1])], dim=1)
+    if log_proposal is None:
+        return log_prob.exp()
+    log_ratio = log_prob - log_proposal
+    return log_ratio.exp() if branches.shape[1] == 1 else th.softmax(log_ratio, dim=1)
 
 
 def _uniform(space: spaces.Space[Any], is_squashed: bool) -> tuple[Array, float]:
