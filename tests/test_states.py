@@ -694,6 +694,7 @@ def test_nothing_is_drawn_from_the_users_generators() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_what_a_sticky_action_repeats_comes_back(seed: int) -> None:
     """The first action after restoring may be replaced by the one before, which was another one when the state was saved."""
+    pytest.importorskip("ale_py")
     vec_env = make_atari_env("ALE/Pong-v5", seed=seed)
     vec_env.reset()
     check_restorable(vec_env)
