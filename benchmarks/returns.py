@@ -1,0 +1,307 @@
+"""
+How well do agents act after as many steps as RL Zoo's TRPO is given?
+
+Trains through RL Zoo: our entries, our entry for any environment, single settings changed one at a time, and the peers with RL
+Zoo's entries. On the way it evaluates 20 times (5 deterministic episodes each), at the end once more (20 episodes of the last
+policy). One CSV file a run: benchmarks/results/returns/STUDY/ENVIRONMENT-SEED.csv. Runs that have a file are skipped, so it can
+be stopped and started again.
+
+    python benchmarks/returns.py                                             # what is missing: days on two cores
+    python benchmarks/returns.py --studies tuned --envs Hopper-v4 --seeds 0  # some of it, or one run again
+    python benchmarks/returns.py --table                                     # only print the tables of what is there
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+import warnings
+from argparse import Namespace
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import results_file
+import rl_zoo3
+import sb3_contrib
+import stable_baselines3 as sb3
+import torch as th
+import yaml
+from rl_zoo3 import ALGOS
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
+from tqdm import tqdm
+
+from sb3_trpo_plus import zoo
+
+ROOT = Path(__file__).parent
+RESULTS = ROOT / "results" / "returns"
+AGENTS = ROOT / "agents"
+EVALUATION_SEED = 1_000_000
+ZOO_FILES = Path(rl_zoo3.__file__).parent / "hyperparams"
+# RL Zoo's own name for it is ours by now.
+ALGOS["sb3_contrib_trpo"] = sb3_contrib.TRPO
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    :param steps: environment steps that RL Zoo's TRPO is given
+    :param target: mean return to reach
+    """
+
+    steps: int
+    target: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """
+    Runs that share their settings.
+
+    :param algo: RL Zoo's name of the algorithm
+    :param file: of hyperparameters; None: this package's
+    :param entry: of that file; None: the environment's own
+    :param changed: settings that replace those of the entry
+    :param envs: what it is run on
+    :param seeds: what it is run with
+    """
+
+    algo: str = "trpo"
+    file: Path | None = None
+    entry: str | None = None
+    changed: dict[str, Any] = field(default_factory=dict)
+    envs: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+
+MUJOCO = {
+    "HalfCheetah-v4": Task(1_000_000, 7500),
+    "Ant-v4": Task(1_000_000, 5500),
+    "Hopper-v4": Task(1_000_000, 3700),
+    "Walker2d-v4": Task(1_000_000, 5500),
+    "Swimmer-v4": Task(1_000_000, 366),
+    "Humanoid-v4": Task(1_000_000, 2000),
+    "Reacher-v4": Task(1_000_000, -4.0),
+    "InvertedPendulum-v4": Task(1_000_000, 1000),
+    "InvertedDoublePendulum-v4": Task(1_000_000, 9300),
+}
+TASKS = {
+    **MUJOCO,
+    "CartPole-v1": Task(100_000, 500),
+    "Acrobot-v1": Task(100_000, -75),
+    "MountainCar-v0": Task(100_000, -104),
+    "MountainCarContinuous-v0": Task(50_000, 94),
+    "Pendulum-v1": Task(100_000, -150),
+    "LunarLander-v3": Task(200_000, 250),
+    "LunarLanderContinuous-v3": Task(100_000, 275),
+    "BipedalWalker-v3": Task(1_000_000, 300),
+    "HalfCheetah-v5": Task(1_000_000, 7500),
+    "Ant-v5": Task(1_000_000, 5500),
+    "Hopper-v5": Task(1_000_000, 3700),
+    "Walker2d-v5": Task(1_000_000, 5500),
+}
+STUDIES = {
+    "tuned": Study(envs=tuple(TASKS)),
+    "default": Study(entry="default", envs=tuple(MUJOCO)),
+    "sb3_contrib": Study(
+        "sb3_contrib_trpo",
+        ZOO_FILES / "trpo.yml",
+        envs=("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Ant-v4", "Humanoid-v4"),
+        seeds=(0, 1, 2),
+    ),
+    "ppo": Study("ppo", ZOO_FILES / "ppo.yml", envs=("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4"), seeds=(0, 1, 2)),
+}
+Run = tuple[str, str, int]
+
+
+def file_of(run: Run) -> Path:
+    study, env_id, seed = run
+    return RESULTS / study / f"{env_id}-{seed}.csv"
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """In RL Zoo's form, before RL Zoo reads it."""
+    name, env_id, _ = run
+    study = STUDIES[name]
+    entries = yaml.safe_load((study.file or zoo.hyperparams_file(study.algo)).read_text())
+    # Gymnasium's newer versions of what RL Zoo's files list; the dynamics of these are the same.
+    known = next(id for id in (env_id, re.sub(r"v\d$", "v3", env_id), re.sub(r"v\d$", "v4", env_id)) if id in entries)
+    return {**entries[study.entry or known], "n_timesteps": TASKS[env_id].steps, **study.changed}
+
+
+class Curve(BaseCallback):
+    """
+    Evaluates every so many steps, and stops the clock meanwhile.
+
+    :param env: with normalisation like the one in training
+    :param every: steps
+    """
+
+    def __init__(self, env: VecEnv, every: int) -> None:
+        super().__init__()
+        self._env, self._every = env, every
+        self._start, self._paused = time.perf_counter(), 0.0
+        self.rows: list[dict[str, Any]] = []
+
+    def evaluate(self, episodes: int) -> list[float]:
+        """Deterministic returns, kept as a row."""
+        begin = time.perf_counter()
+        if self.model.get_vec_normalize_env() is not None:
+            sync_envs_normalization(self.training_env, self._env)
+        returns, _ = evaluate_policy(self.model, self._env, episodes, return_episode_rewards=True, warn=False)
+        assert isinstance(returns, list)
+        row = {
+            "steps": self.model.num_timesteps,
+            "seconds": round(begin - self._start - self._paused, 1),
+            "returns": " ".join(f"{value:.6g}" for value in returns),
+        }
+        self.rows.append(row)
+        self._paused += time.perf_counter() - begin
+        return returns
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self._every * (len(self.rows) + 1):
+            self.evaluate(5)
+        return True
+
+
+def train(run: Run) -> None:
+    """Train and evaluate one agent, on one thread, and write its file."""
+    name, env_id, seed = run
+    warnings.simplefilter("ignore")
+    th.set_num_threads(1)
+    steps = TASKS[env_id].steps
+    settings = settings_of(run)
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        config = Path(folder) / "config.yml"
+        config.write_text(yaml.safe_dump({env_id: settings}))
+        args = Namespace(algo=STUDIES[name].algo, env=env_id, seed=seed, env_kwargs=None)
+        manager = ExperimentManager(
+            args, args.algo, env_id, folder, eval_freq=-1, seed=seed, verbose=0, device="cpu", config=str(config)
+        )
+        set_random_seed(seed)
+        experiment = manager.setup_experiment()
+        assert experiment is not None
+        model, _ = experiment
+        manager.seed = EVALUATION_SEED + seed
+        curve = Curve(manager.create_envs(5, eval_env=True), steps // 20)
+        model.learn(steps, [*manager.callbacks, curve])
+        returns = curve.evaluate(20)
+        write(run, settings, curve.rows)
+        if name == "tuned" and np.mean(returns) >= max(final_returns(name, env_id).values()):
+            manager.save_trained_model(model)
+            keep_agent(Path(manager.save_path), args)
+
+
+def keep_agent(trained: Path, args: Namespace) -> None:
+    """Put RL Zoo's folder of an agent where ``enjoy`` finds it, in the place of the former one."""
+    place = AGENTS / args.algo / f"{args.env}_1"
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(trained, place, ignore=shutil.ignore_patterns("*.monitor.csv", "command.txt"))
+
+
+def write(run: Run, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """One row an evaluation under lines that say what was run; the file is there as a whole or not at all."""
+    name, env_id, seed = run
+    about = {
+        "study": name,
+        "env": env_id,
+        "seed": seed,
+        "settings": json.dumps(settings),
+        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout,
+        "versions": f"stable-baselines3 {sb3.__version__}, gymnasium {gym.__version__}, mujoco {mujoco.__version__}",
+        **results_file.described(),
+    }
+    file = file_of(run)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".part")
+    with unfinished.open("w", newline="") as stream:
+        stream.writelines(f"# {key}: {str(value).strip()}\n" for key, value in about.items())
+        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    unfinished.rename(file)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run, ``returns`` as floats."""
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    return [
+        {"steps": int(row["steps"]), "seconds": float(row["seconds"]), "returns": [float(x) for x in row["returns"].split()]}
+        for row in csv.DictReader(lines)
+    ]
+
+
+def final_returns(name: str, env_id: str) -> dict[int, float]:
+    """Mean return at the end of a run by its seed, of the runs that have a file."""
+    files = {seed: file_of((name, env_id, seed)) for seed in STUDIES[name].seeds}
+    return {seed: float(np.mean(read(file)[-1]["returns"])) for seed, file in files.items() if file.is_file()}
+
+
+def run_missing(runs: Iterable[Run], jobs: int) -> None:
+    """Train what has no file yet, in that order."""
+    missing = [run for run in runs if not file_of(run).is_file()]
+    # A run must not find the torch threads or registered names of another.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        futures = [pool.submit(train, run) for run in missing]
+        for future in tqdm(as_completed(futures), total=len(futures), unit="run", disable=not missing):
+            future.result()
+
+
+def print_table() -> None:
+    """One Markdown row a study and environment."""
+    print("| study | environment | steps | mean return | standard deviation | target | each seed |")
+    print("|---|---|---|---|---|---|---|")
+    for name, study in STUDIES.items():
+        for env_id in study.envs:
+            means = final_returns(name, env_id)
+            if not means:
+                continue
+            values = list(means.values())
+            spread = f"{statistics.stdev(values):.4g}" if len(values) > 1 else ""
+            each = ", ".join(f"{value:.4g}" for value in values)
+            task = TASKS[env_id]
+            print(
+                f"| {name} | {env_id} | {task.steps:,} | {statistics.mean(values):.5g} | {spread} | {task.target:g} | {each} |"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=list(STUDIES), metavar="STUDY", help="which")
+    parser.add_argument("--envs", nargs="+", help="only these")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    args = parser.parse_args()
+    if not args.table:
+        runs = [
+            (name, env_id, seed)
+            for name in args.studies
+            for env_id in STUDIES[name].envs
+            for seed in STUDIES[name].seeds
+            if env_id in (args.envs or TASKS) and seed in (args.seeds or STUDIES[name].seeds)
+        ]
+        run_missing(runs, args.jobs)
+    print_table()
+
+
+if __name__ == "__main__":
+    main()
