@@ -83,11 +83,11 @@ class Compared(TRPO):
 
         old = at(0.0)
         low, high = 0.0, 1.0
-        while policy_model.kl_divergence(old, at(high)).mean() < self.target_kl and high < 16:
+        while policy_model.kl_divergence(old, at(high)).mean() < self.kl_limit and high < 16:
             high *= 2
         for _ in range(12):
             middle = (low + high) / 2
-            if policy_model.kl_divergence(old, at(middle)).mean() < self.target_kl:
+            if policy_model.kl_divergence(old, at(middle)).mean() < self.kl_limit:
                 low = middle
             else:
                 high = middle

@@ -2,16 +2,18 @@
 
 import csv
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch as th
 from tqdm import tqdm
 
 import sb3_trpo_plus
+
+Result = TypeVar("Result")
 
 
 def read(file: Path) -> list[dict[str, str]]:
@@ -48,7 +50,13 @@ def run_all(file: Path, train: Callable[[Any], dict[str, Any]], runs: Sequence[A
     :param runs: that have no row yet
     :param jobs: runs at a time
     """
+    for row in in_processes(train, runs, jobs):
+        add(file, row)
+
+
+def in_processes(train: Callable[[Any], Result], runs: Sequence[Any], jobs: int) -> Iterator[Result]:
+    """What each run gives, in the order in which they end, with a progress bar; arguments as above."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(train, run) for run in runs]
         for future in tqdm(as_completed(futures), total=len(futures), unit="run", disable=not runs):
-            add(file, future.result())
+            yield future.result()

@@ -3,8 +3,8 @@ How well do agents act after as many steps as RL Zoo's TRPO is given?
 
 Trains through RL Zoo: our entries, our entry for any environment, single settings changed one at a time, and the peers with RL
 Zoo's entries. On the way it evaluates 20 times (5 deterministic episodes each), at the end once more (20 episodes of the last
-policy). One CSV file a run: benchmarks/results/returns/STUDY/ENVIRONMENT-SEED.csv. Runs that have a file are skipped, so it can
-be stopped and started again.
+policy). One CSV file a run, benchmarks/results/returns/STUDY/ENVIRONMENT-SEED.csv. Runs that have a file are skipped, so it
+can be stopped and started again.
 
     python benchmarks/returns.py                                             # what is missing: days on two cores
     python benchmarks/returns.py --studies tuned --envs Hopper-v4 --seeds 0  # some of it, or one run again
@@ -24,10 +24,7 @@ import tempfile
 import time
 import warnings
 from argparse import Namespace
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +43,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
-from tqdm import tqdm
 
 from sb3_trpo_plus import zoo
 
@@ -255,16 +251,6 @@ def final_returns(name: str, env_id: str) -> dict[int, float]:
     return {seed: float(np.mean(read(file)[-1]["returns"])) for seed, file in files.items() if file.is_file()}
 
 
-def run_missing(runs: Iterable[Run], jobs: int) -> None:
-    """Train what has no file yet, in that order."""
-    missing = [run for run in runs if not file_of(run).is_file()]
-    # A run must not find the torch threads or registered names of another.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        futures = [pool.submit(train, run) for run in missing]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="run", disable=not missing):
-            future.result()
-
-
 def print_table() -> None:
     """One Markdown row a study and environment."""
     print("| study | environment | steps | mean return | standard deviation | target | each seed |")
@@ -299,7 +285,9 @@ def main() -> None:
             for seed in STUDIES[name].seeds
             if env_id in (args.envs or TASKS) and seed in (args.seeds or STUDIES[name].seeds)
         ]
-        run_missing(runs, args.jobs)
+        missing = [run for run in runs if not file_of(run).is_file()]
+        for _ in results_file.in_processes(train, missing, args.jobs):
+            pass
     print_table()
 
 

@@ -18,8 +18,8 @@ from stable_baselines3.common.policies import (
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
-from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
+from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
 from sb3_trpo_plus import policy_model, saving
 from sb3_trpo_plus.critic import fit_critic
@@ -106,7 +106,6 @@ class KLControlled(FastRollouts):
     #: Names of attributes that a saved model of this algorithm has
     _saved_attributes: ClassVar[tuple[str, ...]]
     _ranges: ClassVar[dict[str, Range]] = {
-        "target_kl": POSITIVE,
         "ent_coef": AT_LEAST_0,
         "n_steps": COUNT,
         "batch_size": COUNT,
@@ -122,7 +121,7 @@ class KLControlled(FastRollouts):
         batch_size: int,
         n_critic_updates: int,
         normalize_advantage: bool,
-        target_kl: float,
+        target_kl: float | Schedule,
         sub_sampling_factor: int,
         max_grad_norm: float = 0.0,
         _init_setup_model: bool,
@@ -147,6 +146,19 @@ class KLControlled(FastRollouts):
         self._check_hyperparameters()
         super()._setup_model()
 
+    @property
+    def kl_limit(self) -> float:
+        """
+        ``target_kl`` at the present progress of the training, nats.
+
+        :raises ValueError: its schedule gives a number that is not finite, or below 0
+        """
+        limit = FloatSchedule(self.target_kl)(self._current_progress_remaining)
+        if not (math.isfinite(limit) and limit >= 0):
+            progress = f"progress_remaining={self._current_progress_remaining:.3g}"
+            raise ValueError(f"target_kl must be at least 0 at any progress, but its schedule gives {limit} at {progress}")
+        return limit
+
     def train(self) -> None:
         """
         Improve the policy on the rollout, then fit the critic to its returns.
@@ -155,6 +167,7 @@ class KLControlled(FastRollouts):
         """
         # A rollout may end behind total_timesteps, the vine's by far; schedules know nothing below 0.
         self._current_progress_remaining = max(0.0, self._current_progress_remaining)
+        self.logger.record("train/target_kl", self.kl_limit)
         self._update_learning_rate(self.policy.optimizer)
         broken = self._first_not_finite()
         if broken is not None:
@@ -231,6 +244,8 @@ class KLControlled(FastRollouts):
         """
         for name, allowed in self._ranges.items():
             self._check_range(name, allowed)
+        if not callable(self.target_kl):
+            self._check_range("target_kl", POSITIVE)
 
         rollout_size = self.n_steps * self.n_envs
         samples = math.ceil(rollout_size / self.sub_sampling_factor)

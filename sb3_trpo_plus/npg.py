@@ -71,7 +71,7 @@ class NPG(TRPO):
             fisher,
             evaluate,
             surrogate_old,
-            max_kl=self.target_kl,
+            max_kl=self.kl_limit,
             damping=self.cg_damping,
             cg_max_steps=self.cg_max_steps,
             cg_residual_tol=self.cg_residual_tol,

@@ -46,7 +46,7 @@ def plot_trust_region(model: TRPO) -> Figure:
     right.plot(sizes, max_kls if is_max else mean_kls, color="tab:orange", label="maximum KL" if is_max else "mean KL")
     model_of_kl = sizes**2 * report.curvature / 2
     right.plot(sizes, model_of_kl, "--", color="tab:orange", alpha=0.7, label="quadratic model, with damping")
-    right.axhline(model.target_kl, color="tab:red", linestyle=":", label="target_kl")
+    right.axhline(model.kl_limit, color="tab:red", linestyle=":", label="target_kl")
     right.set(ylabel="KL(old || new), nats", title="Constraint", ylim=(0, None))
 
     tried = [(size, candidate) for size, candidate in report.tried if candidate.is_finite]

@@ -44,7 +44,8 @@ class PPOPenalty(KLControlled):
     :param penalty_coef: beta at the start, positive (for "dual" it may be 0); training changes it, and it is saved with the
         model
     :param target_kl: The mean KL(old || new) of an update that beta is steered to, in nats, positive; for Box and MultiBinary
-        actions the mean over the action's dimensions, as in :class:`~sb3_trpo_plus.TRPO`
+        actions the mean over the action's dimensions, as in :class:`~sb3_trpo_plus.TRPO`. Or a function of the remaining
+        progress (from 1 to 0)
     :param dual_learning_rate: Step of the gradient ascent on beta, positive
     :param normalize_advantage: Whether to give the advantages of a rollout mean 0 and standard deviation 1
     :param ent_coef: Weight of the mean entropy in the surrogate objective, at least 0
@@ -88,7 +89,7 @@ class PPOPenalty(KLControlled):
         gae_lambda: float = 0.95,
         penalty: str = "adaptive",
         penalty_coef: float = 1.0,
-        target_kl: float = 0.01,
+        target_kl: float | Schedule = 0.01,
         dual_learning_rate: float = 10.0,
         normalize_advantage: bool = True,
         ent_coef: float = 0.0,
@@ -167,7 +168,7 @@ class PPOPenalty(KLControlled):
                 self._one_pass(sample, actor_parameters, old_parameters)
                 new, kl = self._moved(sample, actor_parameters, old_parameters)
                 if self.penalty == "dual":
-                    ascended = self.penalty_coef + self.dual_learning_rate * (kl.mean().item() - self.target_kl)
+                    ascended = self.penalty_coef + self.dual_learning_rate * (kl.mean().item() - self.kl_limit)
                     self.penalty_coef = max(0.0, ascended)
         except BaseException as error:
             for parameter, value in zip(actor_parameters, old_parameters, strict=True):
@@ -181,7 +182,7 @@ class PPOPenalty(KLControlled):
             )
             return actor_parameters
         if self.penalty == "adaptive":
-            self.penalty_coef = adapted(self.penalty_coef, kl.mean().item(), self.target_kl)
+            self.penalty_coef = adapted(self.penalty_coef, kl.mean().item(), self.kl_limit)
         self._log_update(new, sample, kl)
         return actor_parameters
 

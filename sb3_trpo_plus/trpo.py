@@ -48,7 +48,8 @@ class TRPO(KLControlled):
     :param normalize_advantage: Whether to give the advantages of a rollout mean 0 and standard deviation 1
     :param target_kl: Limit on the KL(old || new) of an update, in nats, positive: on its mean over the rollout's states unless
         ``kl_constraint`` says otherwise. For Box and MultiBinary actions the KL is the mean over the action's dimensions, as
-        in sb3-contrib: the joint KL is that times their number
+        in sb3-contrib: the joint KL is that times their number. Or a function of the remaining progress (from 1 to 0), which
+        may go down to 0, where the policy stays as it is
     :param sub_sampling_factor: The whole policy update uses every k-th sample, k at least 1
     :param stats_window_size: Episodes that the logged success rate, episode length and reward are averaged over
     :param tensorboard_log: Folder of the TensorBoard logs; ``None``: no such logs
@@ -103,7 +104,7 @@ class TRPO(KLControlled):
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         normalize_advantage: bool = True,
-        target_kl: float = 0.01,
+        target_kl: float | Schedule = 0.01,
         sub_sampling_factor: int = 1,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -230,7 +231,7 @@ class TRPO(KLControlled):
             fisher,
             evaluate,
             surrogate_old,
-            max_kl=self.target_kl,
+            max_kl=self.kl_limit,
             damping=self.cg_damping,
             cg_max_steps=self.cg_max_steps,
             cg_residual_tol=self.cg_residual_tol,

@@ -20,6 +20,7 @@ from rl_zoo3.hyperparams_opt import (
     sample_ppo_params,
     sample_trpo_params,
 )
+from rl_zoo3.utils import SimpleLinearSchedule
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -121,6 +122,7 @@ def register() -> None:
     manager = getattr(importlib.import_module("rl_zoo3.exp_manager"), "ExperimentManager", None)
     if manager is not None and not hasattr(manager, MARK):
         manager.__init__ = _with_our_files(manager.__init__)
+        manager._preprocess_schedules = staticmethod(_with_kl_schedules(manager._preprocess_schedules))
         setattr(manager, MARK, True)
 
 
@@ -139,6 +141,26 @@ def _with_our_files(original: Any) -> Any:
         original(*call.args, **call.kwargs)
 
     return initialise
+
+
+def _with_kl_schedules(original: Any) -> Any:
+    """RL Zoo turns its strings, ``lin_0.02``, into schedules for the arguments of SB3's algorithms alone."""
+
+    @wraps(original)
+    def preprocess(hyperparams: dict[str, Any]) -> Any:
+        target_kl = hyperparams.get("target_kl")
+        if isinstance(target_kl, str):
+            kind, _, start = target_kl.partition("_")
+            try:
+                schedule = SimpleLinearSchedule(start)
+            except ValueError:
+                kind = ""
+            if kind != "lin":
+                raise ValueError(f"target_kl must be a number, or lin_ and the number to start from, but it is {target_kl!r}")
+            hyperparams["target_kl"] = schedule
+        return original(hyperparams)
+
+    return preprocess
 
 
 register()

@@ -18,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_trpo_plus import NPG, TRPO, PPOPenalty, VineTRPO, policy_model
 from sb3_trpo_plus.kl_controlled import KLControlled
@@ -520,3 +521,55 @@ def test_trust_region_without_a_direction_says_so() -> None:
         model.train()
     with pytest.raises(ValueError, match="no search direction, there is nothing to draw: the gradient"):
         plot_trust_region(model)
+
+
+class Limits(BaseCallback):
+    """Notes the KL of each update, and the limit that it had."""
+
+    def _on_training_start(self) -> None:
+        self.seen: list[tuple[float, float]] = []
+
+    def _on_rollout_start(self) -> None:
+        values = self.logger.name_to_value
+        if "train/target_kl" in values:
+            self.seen.append((values["train/target_kl"], values["train/kl_mean"]))
+
+    def _on_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("member", ["npg", "empirical", "adaptive", "vine with a critic"])
+def test_limit_follows_its_schedule(member: str, tmp_path: Path) -> None:
+    model = make(member, target_kl=LinearSchedule(0.04, 0.0, 1.0))
+    assert model.kl_limit == 0.04
+    limits = Limits()
+    model.learn(64 * 20, limits, log_interval=1000)
+    expected = [0.04 * max(0.0, 1 - steps / 1280) for steps in range(64, 1280, 64)]
+    if "vine" not in member:
+        assert [limit for limit, _ in limits.seen] == pytest.approx(expected)
+    if member == "empirical":
+        assert all(kl <= limit for limit, kl in limits.seen)
+        assert max(kl for limit, kl in limits.seen if limit > 0.02) > 0.02
+    assert model.kl_limit == 0
+    model.save(tmp_path / "model.zip")
+    assert type(model).load(tmp_path / "model.zip").target_kl(0.5) == 0.02
+
+
+@pytest.mark.parametrize("member", ["npg", "empirical"])
+def test_limit_of_zero_leaves_the_policy_as_it_is(member: str) -> None:
+    model = collect(make(member, target_kl=lambda progress: 0.01 * progress))
+    model._current_progress_remaining = 0.0
+    before = actor_of(model)
+    model.train()
+    assert th.equal(actor_of(model), before)
+
+
+@pytest.mark.parametrize("value", [-0.01, math.nan, math.inf])
+@pytest.mark.parametrize("member", ["npg", "empirical", "adaptive"])
+def test_schedule_out_of_range_changes_nothing(member: str, value: float) -> None:
+    model = collect(make(member, target_kl=lambda progress: value))
+    before, state = parameters_of(model), copy.deepcopy(model.policy.optimizer.state_dict())
+    with pytest.raises(ValueError, match=rf"target_kl must be at least 0 .* gives {value} at progress_remaining=1"):
+        model.train()
+    assert all(th.equal(value, before[name]) for name, value in parameters_of(model).items())
+    assert model.policy.optimizer.state_dict() == state
