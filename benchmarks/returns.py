@@ -251,22 +251,55 @@ def final_returns(name: str, env_id: str) -> dict[int, float]:
     return {seed: float(np.mean(read(file)[-1]["returns"])) for seed, file in files.items() if file.is_file()}
 
 
+def published(env_id: str, algo: str) -> tuple[float, int] | None:
+    """The best of the published mean returns, and after how many steps; Gymnasium's versions have the same dynamics."""
+
+    def name(id: str) -> str:
+        return re.sub(r"-v\d$", "", id)
+
+    with (ROOT / "published.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if (name(row["env"]), row["algo"]) == (name(env_id), algo)]
+    return max(((float(row["mean_return"]), int(row["env_steps"])) for row in rows), default=None)
+
+
+def summary(name: str, env_id: str) -> str:
+    """Mean and standard deviation over the seeds."""
+    values = list(final_returns(name, env_id).values()) if env_id in STUDIES[name].envs else []
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.4g}" if len(values) > 1 else ""
+    missing = len(STUDIES[name].seeds) - len(values)
+    return f"{statistics.mean(values):.4g}{spread}" + (f" ({missing} seeds missing)" if missing else "")
+
+
 def print_table() -> None:
-    """One Markdown row a study and environment."""
-    print("| study | environment | steps | mean return | standard deviation | target | each seed |")
-    print("|---|---|---|---|---|---|---|")
+    """One Markdown row an environment, ours beside the peers measured here and the best published figures."""
+    print(
+        "| environment | steps | target | ours, tuned | ours, `default` | sb3-contrib's TRPO | SB3's PPO "
+        "| published TRPO | published PPO |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for env_id, task in TASKS.items():
+        measured = [summary(name, env_id) for name in ("tuned", "default", "sb3_contrib", "ppo")]
+        if not any(measured):
+            continue
+        quoted = []
+        for algo in ("TRPO", "PPO"):
+            figure, steps = published(env_id, algo) or (None, task.steps)
+            after = "" if steps == task.steps else f" ({steps:,} steps)"
+            quoted.append("" if figure is None else f"{figure:.4g}{after}")
+        print("|", " | ".join([env_id, f"{task.steps:,}", f"{task.target:g}", *measured, *quoted]), "|")
+
+
+def print_seeds() -> None:
+    """One Markdown row a study and environment, with the return of each seed."""
+    print("| study | environment | mean return of each seed |")
+    print("|---|---|---|")
     for name, study in STUDIES.items():
         for env_id in study.envs:
             means = final_returns(name, env_id)
-            if not means:
-                continue
-            values = list(means.values())
-            spread = f"{statistics.stdev(values):.4g}" if len(values) > 1 else ""
-            each = ", ".join(f"{value:.4g}" for value in values)
-            task = TASKS[env_id]
-            print(
-                f"| {name} | {env_id} | {task.steps:,} | {statistics.mean(values):.5g} | {spread} | {task.target:g} | {each} |"
-            )
+            if means:
+                print(f"| {name} | {env_id} |", ", ".join(f"{means[seed]:.4g}" for seed in sorted(means)), "|")
 
 
 def main() -> None:
@@ -289,6 +322,8 @@ def main() -> None:
         for _ in results_file.in_processes(train, missing, args.jobs):
             pass
     print_table()
+    print()
+    print_seeds()
 
 
 if __name__ == "__main__":
