@@ -1,0 +1,149 @@
+"""
+Statistics of the runs of returns.py, as pictures in docs/images: interquartile means and probabilities of improvement, with
+stratified bootstrap intervals (rliable), and learning curves over steps and over wall-clock time.
+
+    python benchmarks/returns_pictures.py
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from returns import STUDIES, file_of, published, read
+from rliable import library, metrics, plot_utils
+
+Scores = npt.NDArray[np.float64]
+PICTURES = Path(__file__).parents[1] / "docs" / "images"
+NAMES = {
+    "tuned": "ours, tuned",
+    "default": "ours, default",
+    "sb3_contrib": "sb3-contrib's TRPO",
+    "ppo": "SB3's PPO",
+}
+COLORS = dict(zip(NAMES.values(), ("tab:blue", "tab:cyan", "tab:orange", "tab:green"), strict=True))
+REPETITIONS = 2000
+
+
+def evaluations(study: str, env_id: str) -> Scores:
+    """Mean returns, shape (seeds, evaluations), of the runs that have a file."""
+    files = [file_of((study, env_id, seed)) for seed in STUDIES[study].seeds]
+    return np.array([[np.mean(row["returns"]) for row in read(file)] for file in files if file.is_file()])
+
+
+def scores(study: str, peer: str) -> Scores:
+    """
+    Returns over the best published one, on the tasks of a peer's study.
+
+    :return: shape (seeds, tasks, evaluations)
+    """
+    tasks = STUDIES[peer].envs
+    best = [
+        max(figure for algo in ("TRPO", "PPO") for figure, _ in [published(env_id, algo) or (-np.inf, 0)]) for env_id in tasks
+    ]
+    curves = [evaluations(study, env_id) / figure for env_id, figure in zip(tasks, best, strict=True)]
+    n_seeds = min(len(curve) for curve in curves)
+    return np.stack([curve[:n_seeds] for curve in curves], axis=1)
+
+
+def intervals(of: dict[str, Any], func: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """rliable's point and interval estimates, always from the same resampling."""
+    state = np.random.RandomState(0)
+    points, ranges = library.get_interval_estimates(of, func, reps=REPETITIONS, random_state=state)
+    return points, ranges
+
+
+def draw_interquartile_means(peers: list[str]) -> Figure:
+    """Of the last policies, a panel for each set of tasks."""
+    figure = Figure(figsize=(10, 0.8 + 0.5 * len(NAMES)), layout="constrained")
+    for axes, peer in zip(figure.subplots(1, len(peers), squeeze=False)[0], peers, strict=True):
+        of = {NAMES[study]: scores(study, peer)[:, :, -1] for study in members(peer)}
+        points, ranges = intervals(of, lambda x: np.array([metrics.aggregate_iqm(x)]))
+        for place, name in enumerate(reversed(of)):
+            low, high = ranges[name][:, 0]
+            axes.barh(place, high - low, left=low, height=0.6, color=COLORS[name], alpha=0.7)
+            axes.plot([points[name][0]] * 2, [place - 0.3, place + 0.3], color="black")
+        axes.set_yticks(range(len(of)), list(reversed(of)))
+        axes.set(title=tasks_in_words(peer), xlabel="interquartile mean of return / best published")
+        axes.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def draw_improvements(peers: list[str]) -> Figure:
+    """How likely a run of ours ends above one of a peer's, on a task drawn at random."""
+    pairs = {
+        f"{NAMES[ours]},{NAMES[peer]}": (scores(ours, peer)[:, :, -1], scores(peer, peer)[:, :, -1])
+        for peer in peers
+        for ours in ("tuned", "default")
+    }
+    points, ranges = intervals(pairs, metrics.probability_of_improvement)
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    plot_utils.plot_probability_of_improvement(points, ranges, ax=axes, xticks=[0, 0.25, 0.5, 0.75, 1])
+    return figure
+
+
+def draw_curves(peers: list[str]) -> Figure:
+    """Interquartile mean by environment steps, a panel for each set of tasks."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    for axes, peer in zip(figure.subplots(1, len(peers), squeeze=False)[0], peers, strict=True):
+        of = {NAMES[study]: scores(study, peer)[:, :, :-1] for study in members(peer)}
+        points, ranges = intervals(
+            of, lambda x: np.array([metrics.aggregate_iqm(x[:, :, index]) for index in range(x.shape[-1])])
+        )
+        millions = np.linspace(0, 1, 21)[1:]
+        plot_utils.plot_sample_efficiency_curve(
+            millions, points, ranges, algorithms=list(of), colors=COLORS, ax=axes, labelsize="medium", ticklabelsize="medium",
+            xlabel="environment steps (millions)", ylabel="interquartile mean of return / best published",
+        )  # fmt: skip
+        axes.set_title(tasks_in_words(peer))
+        axes.legend()
+    return figure
+
+
+def draw_wall_clock(axes: Axes, env_id: str) -> None:
+    """Every seed's curve over its time on one core, and the published figure of PPO."""
+    for study, name in NAMES.items():
+        if env_id not in STUDIES[study].envs:
+            continue
+        for seed in STUDIES[study].seeds:
+            file = file_of((study, env_id, seed))
+            if file.is_file():
+                rows = read(file)
+                minutes = [row["seconds"] / 60 for row in rows]
+                label = name if seed == STUDIES[study].seeds[0] else None
+                axes.plot(minutes, [np.mean(row["returns"]) for row in rows], color=COLORS[name], label=label, alpha=0.8)
+    figure, _ = published(env_id, "PPO") or (np.nan, 0)
+    axes.axhline(figure, color="black", linestyle=":", label=f"PPO's published {figure:.0f}")
+    axes.set(xlabel="minutes on one core", ylabel="return of an episode", xscale="log", title=env_id)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+
+
+def members(peer: str) -> list[str]:
+    """Studies that have all tasks of a peer's."""
+    return [study for study in NAMES if set(STUDIES[peer].envs) <= set(STUDIES[study].envs)]
+
+
+def tasks_in_words(peer: str) -> str:
+    return ", ".join(env_id.split("-")[0] for env_id in STUDIES[peer].envs)
+
+
+def main() -> None:
+    peers = ["sb3_contrib", "ppo"]
+    wall_clock = Figure(figsize=(8, 4.5), layout="constrained")
+    draw_wall_clock(wall_clock.subplots(), "HalfCheetah-v4")
+    for name, figure in {
+        "interquartile_means": draw_interquartile_means(peers),
+        "improvements": draw_improvements(peers),
+        "curves": draw_curves(peers),
+        "wall_clock": wall_clock,
+    }.items():
+        figure.savefig(PICTURES / f"returns_{name}.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
