@@ -11,7 +11,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import optuna
+import yaml
+from gymnasium import spaces
+from huggingface_sb3 import EnvironmentName
 from rl_zoo3 import ALGOS
 from rl_zoo3.hyperparams_opt import (
     HYPERPARAMS_CONVERTER,
@@ -137,10 +141,24 @@ def _with_our_files(original: Any) -> Any:
         if algo in ALGORITHMS:
             if call.arguments.get("config") is None:
                 call.arguments["config"] = str(hyperparams_file(algo))
+                call.arguments["hyperparams"] = {
+                    **_for_unlisted(algo, call.arguments),
+                    **(call.arguments.get("hyperparams") or {}),
+                }
             print(whose(algo))
         original(*call.args, **call.kwargs)
 
     return initialise
+
+
+def _for_unlisted(algo: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What the entry for any environment can't know: VecNormalize takes observations of a Box, or a Dict of them, alone."""
+    env_id = EnvironmentName(arguments["env_id"]).gym_id
+    if env_id in yaml.safe_load(hyperparams_file(algo).read_text()):
+        return {}
+    with gym.make(env_id, **(arguments.get("env_kwargs") or {})) as env:
+        space = env.observation_space
+    return {} if isinstance(space, (spaces.Box, spaces.Dict)) else {"normalize": False}
 
 
 def _with_kl_schedules(original: Any) -> Any:

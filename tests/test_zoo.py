@@ -116,6 +116,19 @@ def test_schedule_that_is_none(tmp_path: Path, value: str) -> None:
     assert f"target_kl must be a number, or lin_ and the number to start from, but it is '{value}'" in printed
 
 
+@pytest.mark.parametrize(("env_id", "normalized"), [("Pusher-v5", True), ("FrozenLake-v1", False)])
+def test_entry_for_any_environment(tmp_path: Path, env_id: str, normalized: bool) -> None:
+    run(*OURSELVES, "train", "--env", env_id, "-n", "2048", "--eval-freq", "1024", "-f", "logs", cwd=tmp_path)
+    folder = tmp_path / f"logs/trpo/{env_id}_1"
+    assert (folder / env_id / "vecnormalize.pkl").is_file() == normalized
+    model = TRPO.load(folder / f"{env_id}.zip")
+    assert (model.n_envs, model.policy_kwargs["log_std_init"]) == (8, -1)
+    if env_id == "Pusher-v5":
+        assert set(model.action_space.low) == {-1}  # type: ignore[attr-defined]
+    arguments = ["--env", env_id, "-f", "logs", "--no-render", "-n", "300"]
+    assert "Mean reward:" in run(*OURSELVES, "enjoy", *arguments, cwd=tmp_path)
+
+
 def test_other_algorithms_are_left_alone(tmp_path: Path) -> None:
     arguments = ["--algo", "a2c", "--env", "CartPole-v1", "-n", "64", "--eval-freq", "-1", "-f", "logs"]
     printed = run(*OURSELVES, "train", *arguments, cwd=tmp_path)
