@@ -2,9 +2,9 @@
 How much of a policy update is signal?
 
 Trains with the entry for any environment, then collects forty rollouts with the policy held still. From each the search
-direction is computed and scaled to a mean KL of target_kl. What the surrogate gains by that step, to first order, is computed on
-the same rollout, as the algorithm sees it, and on the thirty-nine others, as it is: the quotient says how much of a step is not
-noise. One CSV row an environment and way to solve for the direction: benchmarks/results/gradient_noise.csv.
+direction is computed and scaled to a mean KL of target_kl. What the surrogate gains by that step, to first order, is computed
+on the same rollout, as the algorithm sees it, and on the thirty-nine others, as it is: the quotient says how much of a step is
+not noise. One CSV row an environment and way to solve for the direction: benchmarks/results/gradient_noise.csv.
 
     python benchmarks/gradient_noise.py            # run what is missing (a quarter of an hour), print the table
     python benchmarks/gradient_noise.py --table    # only print the table of what is there
