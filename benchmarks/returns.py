@@ -137,9 +137,7 @@ def settings_of(run: Run) -> dict[str, Any]:
     name, env_id, _ = run
     study = STUDIES[name]
     entries = yaml.safe_load((study.file or zoo.hyperparams_file(study.algo)).read_text())
-    # Gymnasium's newer versions of what RL Zoo's files list; the dynamics of these are the same.
-    known = next(id for id in (env_id, re.sub(r"v\d$", "v3", env_id), re.sub(r"v\d$", "v4", env_id)) if id in entries)
-    return {**entries[study.entry or known], "n_timesteps": TASKS[env_id].steps, **study.changed}
+    return {**entries[study.entry or env_id], "n_timesteps": TASKS[env_id].steps, **study.changed}
 
 
 class Curve(BaseCallback):
