@@ -71,6 +71,7 @@ def measure(env_id: str) -> list[dict[str, Any]]:
     warnings.simplefilter("ignore")
     th.set_num_threads(1)
     model = trained(env_id)
+    steps = model.num_timesteps
     rollouts = rollouts_of(model)
     gradients = []
     for rollout in rollouts:
@@ -89,7 +90,7 @@ def measure(env_id: str) -> list[dict[str, Any]]:
         rows.append(
             {
                 "env": env_id,
-                "steps": model.num_timesteps,
+                "steps": steps,
                 "seed": SEED,
                 "cg_damping": damping,
                 "cg_max_steps": cg_max_steps,

@@ -62,7 +62,13 @@ def test_table_of_cheaper_steps_is_current() -> None:
 
 @pytest.mark.parametrize(
     ("script", "page", "n_tables"),
-    [("family", "family", 1), ("vine", "vine", 2), ("fisher", "trust_region", 1), ("tabular", "tabular", 1)],
+    [
+        ("gradient_noise", "returns", 1),
+        ("family", "family", 1),
+        ("vine", "vine", 2),
+        ("fisher", "trust_region", 1),
+        ("tabular", "tabular", 1),
+    ],
 )
 def test_tables_of_the_family_are_current(script: str, page: str, n_tables: int) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), "--table"]
