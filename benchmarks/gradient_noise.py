@@ -72,18 +72,17 @@ def measure(env_id: str) -> list[dict[str, Any]]:
     th.set_num_threads(1)
     model = trained(env_id)
     steps = model.num_timesteps
-    rollouts = rollouts_of(model)
-    gradients = []
-    for rollout in rollouts:
+    gradients, fishers = [], []
+    for rollout in rollouts_of(model):
         distribution = policy_model.action_distribution(model.policy, rollout.observations)
         parameters, gradient = policy_model.actor_gradient(model.policy, model._surrogate(distribution, rollout))
         gradients.append(gradient)
+        fishers.append(policy_model.fisher_vector_product(model.policy, rollout.observations, parameters))
     total = th.stack(gradients).sum(0)
     rows = []
     for damping, cg_max_steps in SOLVERS:
         promised, kept = [], []
-        for rollout, gradient in zip(rollouts, gradients, strict=True):
-            fisher = policy_model.fisher_vector_product(model.policy, rollout.observations, parameters)
+        for fisher, gradient in zip(fishers, gradients, strict=True):
             step = full_step(fisher, gradient, damping, cg_max_steps, model.kl_limit)
             promised.append(step.dot(gradient).item())
             kept.append(step.dot(total - gradient).item() / (N_ROLLOUTS - 1))
