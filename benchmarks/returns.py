@@ -1,10 +1,10 @@
 """
 How well do agents act after as many steps as RL Zoo's TRPO is given?
 
-Trains through RL Zoo: our entries, our entry for any environment, single settings changed one at a time, and the peers with RL
-Zoo's entries. On the way it evaluates 20 times (5 deterministic episodes each), at the end once more (20 episodes of the last
-policy). One CSV file a run, benchmarks/results/returns/STUDY/ENVIRONMENT-SEED.csv. Runs that have a file are skipped, so it
-can be stopped and started again.
+Trains through RL Zoo: our entries, our entry for any environment, and the peers with RL Zoo's entries. On the way it
+evaluates 20 times (5 deterministic episodes each), at the end once more (20 episodes of the last policy). One CSV file a run,
+benchmarks/results/returns/STUDY/ENVIRONMENT-SEED.csv. Runs that have a file are skipped, so it can be stopped and started
+again.
 
     python benchmarks/returns.py                                             # what is missing: days on two cores
     python benchmarks/returns.py --studies tuned --envs Hopper-v4 --seeds 0  # some of it, or one run again
@@ -24,7 +24,8 @@ import tempfile
 import time
 import warnings
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ import torch as th
 import yaml
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
@@ -74,7 +76,6 @@ class Study:
     :param algo: RL Zoo's name of the algorithm
     :param file: of hyperparameters; None: this package's
     :param entry: of that file; None: the environment's own
-    :param changed: settings that replace those of the entry
     :param envs: what it is run on
     :param seeds: what it is run with
     """
@@ -82,7 +83,6 @@ class Study:
     algo: str = "trpo"
     file: Path | None = None
     entry: str | None = None
-    changed: dict[str, Any] = field(default_factory=dict)
     envs: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
@@ -127,17 +127,26 @@ STUDIES = {
 Run = tuple[str, str, int]
 
 
-def file_of(run: Run) -> Path:
-    study, env_id, seed = run
-    return RESULTS / study / f"{env_id}-{seed}.csv"
+@cache
+def entries(file: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(file.read_text()))
 
 
 def settings_of(run: Run) -> dict[str, Any]:
     """In RL Zoo's form, before RL Zoo reads it."""
     name, env_id, _ = run
     study = STUDIES[name]
-    entries = yaml.safe_load((study.file or zoo.hyperparams_file(study.algo)).read_text())
-    return {**entries[study.entry or env_id], "n_timesteps": TASKS[env_id].steps, **study.changed}
+    entry = entries(study.file or zoo.hyperparams_file(study.algo))[study.entry or env_id]
+    return {**entry, "n_timesteps": TASKS[env_id].steps}
+
+
+def file_of(run: Run) -> Path:
+    """A tuned run whose settings are those of `default` is that run."""
+    name, env_id, seed = run
+    as_default = ("default", env_id, seed)
+    if name == "tuned" and env_id in STUDIES["default"].envs and settings_of(run) == settings_of(as_default):
+        return file_of(as_default)
+    return RESULTS / name / f"{env_id}-{seed}.csv"
 
 
 class Curve(BaseCallback):
@@ -176,32 +185,48 @@ class Curve(BaseCallback):
         return True
 
 
-def train(run: Run) -> None:
-    """Train and evaluate one agent, on one thread, and write its file."""
-    name, env_id, seed = run
+def learn(
+    algo: str, env_id: str, seed: int, settings: dict[str, Any], folder: str, evaluations: int = 20
+) -> tuple[ExperimentManager, BaseAlgorithm, Curve]:
+    """
+    Train an agent through RL Zoo, on one thread, evaluating it on the way and, with 20 episodes, at the end.
+
+    :param settings: an entry of RL Zoo's file, with its ``n_timesteps``
+    :param folder: for RL Zoo's files
+    :param evaluations: on the way
+    """
     warnings.simplefilter("ignore")
     th.set_num_threads(1)
-    steps = TASKS[env_id].steps
-    settings = settings_of(run)
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         config = Path(folder) / "config.yml"
         config.write_text(yaml.safe_dump({env_id: settings}))
-        args = Namespace(algo=STUDIES[name].algo, env=env_id, seed=seed, env_kwargs=None)
+        args = Namespace(algo=algo, env=env_id, seed=seed, env_kwargs=None)
         manager = ExperimentManager(
-            args, args.algo, env_id, folder, eval_freq=-1, seed=seed, verbose=0, device="cpu", config=str(config)
+            args, algo, env_id, folder, eval_freq=-1, seed=seed, verbose=0, device="cpu", config=str(config)
         )
         set_random_seed(seed)
         experiment = manager.setup_experiment()
         assert experiment is not None
         model, _ = experiment
         manager.seed = EVALUATION_SEED + seed
-        curve = Curve(manager.create_envs(5, eval_env=True), steps // 20)
+        steps = settings["n_timesteps"]
+        curve = Curve(manager.create_envs(5, eval_env=True), steps // evaluations)
         model.learn(steps, [*manager.callbacks, curve])
-        returns = curve.evaluate(20)
+        curve.evaluate(20)
+    return manager, model, curve
+
+
+def train(run: Run) -> None:
+    """Train and evaluate one agent, write its file, and keep it if it is the best tuned one of its task."""
+    name, env_id, seed = run
+    settings = settings_of(run)
+    with tempfile.TemporaryDirectory() as folder:
+        manager, model, curve = learn(STUDIES[name].algo, env_id, seed, settings, folder)
         write(run, settings, curve.rows)
-        if name == "tuned" and np.mean(returns) >= max(final_returns(name, env_id).values()):
+        returns = final_returns("tuned", env_id)
+        if file_of(("tuned", env_id, seed)) == file_of(run) and returns[seed] == max(returns.values()):
             manager.save_trained_model(model)
-            keep_agent(Path(manager.save_path), args)
+            keep_agent(Path(manager.save_path), manager.args)
 
 
 def keep_agent(trained: Path, args: Namespace) -> None:
@@ -316,8 +341,8 @@ def main() -> None:
             for seed in STUDIES[name].seeds
             if env_id in (args.envs or TASKS) and seed in (args.seeds or STUDIES[name].seeds)
         ]
-        missing = [run for run in runs if not file_of(run).is_file()]
-        for _ in results_file.in_processes(train, missing, args.jobs):
+        missing = {file_of(run): run for run in runs if not file_of(run).is_file()}
+        for _ in results_file.in_processes(train, list(missing.values()), args.jobs):
             pass
     print_table()
     print()
