@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from argparse import Namespace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import pytest
 import sb3_contrib
 import yaml
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
-from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_trpo_plus import TRPO, activation, zoo
 from sb3_trpo_plus.saving import load_vec_normalize
@@ -208,22 +208,18 @@ def test_our_file_has_every_entry_of_rl_zoos_and_the_current_ids() -> None:
 
 
 @pytest.mark.parametrize("algo", zoo.ALGORITHMS)
-def test_every_entry_makes_a_model(algo: str) -> None:
-    """Arguments and environments exist, where the environment's package is installed."""
+def test_every_entry_makes_a_model(algo: str, tmp_path: Path) -> None:
+    """Arguments, wrappers and environments exist, where the environment's package is installed."""
     import gymnasium as gym
+    from rl_zoo3.exp_manager import ExperimentManager
 
-    made = 0
-    for env_id, entry in yaml.safe_load(zoo.hyperparams_file(algo).read_text()).items():
-        if env_id not in gym.registry:
-            continue
-        policy_kwargs = entry.pop("policy_kwargs", None)
-        n_envs = entry.pop("n_envs", 1)
-        for key in ("n_timesteps", "normalize"):
-            entry.pop(key, None)
-        assert policy_kwargs is None or policy_kwargs.startswith("dict(")
-        zoo.ALGORITHMS[algo](env=make_vec_env(env_id, n_envs), device="cpu", **entry)
-        made += 1
-    assert made > (25 if algo == "trpo" else 10)
+    entries = [env_id for env_id in yaml.safe_load(zoo.hyperparams_file(algo).read_text()) if env_id in gym.registry]
+    for env_id in entries:
+        args = Namespace(algo=algo, env=env_id, seed=0)
+        made = ExperimentManager(args, algo, env_id, str(tmp_path), eval_freq=-1, verbose=0, device="cpu").setup_experiment()
+        assert made is not None
+        assert type(made[0]) is zoo.ALGORITHMS[algo]
+    assert len(entries) > (25 if algo == "trpo" else 10)
 
 
 def test_wheel_carries_the_hyperparameters(tmp_path: Path) -> None:
