@@ -25,6 +25,13 @@ FILE = Path(__file__).parent / "results" / "returns_ablation.csv"
 STEPS = 300_000
 ENVS = ("HalfCheetah-v4", "Hopper-v4")
 SEEDS = (1000, 1001)
+
+
+def policy(changed: str) -> dict[str, Any]:
+    """With the initial standard deviation of `default`."""
+    return {"policy_kwargs": f"dict(log_std_init=-1, {changed})"}
+
+
 CHANGES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "2 environments of 1024 steps": {"n_envs": 2, "n_steps": 1024},
@@ -56,15 +63,15 @@ CHANGES: dict[str, dict[str, Any]] = {
     "`log_std_init` -2": {"policy_kwargs": "dict(log_std_init=-2)"},
     "`use_sde`, a new matrix every 4 steps": {"use_sde": True, "sde_sample_freq": 4},
     "`ent_coef` 0.003": {"ent_coef": 0.003},
-    "a linear policy": {"policy_kwargs": "dict(log_std_init=-1, net_arch=dict(pi=[], vf=[64, 64]))"},
-    "a policy of (256, 256)": {"policy_kwargs": "dict(log_std_init=-1, net_arch=dict(pi=[256, 256], vf=[64, 64]))"},
-    "a critic of (256, 256)": {"policy_kwargs": "dict(log_std_init=-1, net_arch=dict(pi=[64, 64], vf=[256, 256]))"},
-    "ReLU": {"policy_kwargs": "dict(log_std_init=-1, activation_fn=nn.ReLU)"},
-    "weights not orthogonal at first": {"policy_kwargs": "dict(log_std_init=-1, ortho_init=False)"},
+    "a linear policy": policy("net_arch=dict(pi=[], vf=[64, 64])"),
+    "a policy of (256, 256)": policy("net_arch=dict(pi=[256, 256], vf=[64, 64])"),
+    "a critic of (256, 256)": policy("net_arch=dict(pi=[64, 64], vf=[256, 256])"),
+    "ReLU": policy("activation_fn=nn.ReLU"),
+    "weights not orthogonal at first": policy("ortho_init=False"),
     "`cg_max_steps` 5": {"cg_max_steps": 5},
     "`cg_max_steps` 40": {"cg_max_steps": 40},
     "`cg_damping` 0.01": {"cg_damping": 0.01},
-    "`cg_damping` 1": {"cg_damping": 1.0},
+    "`cg_damping` 0.1": {"cg_damping": 0.1},
 }
 Run = tuple[str, str, int]
 

@@ -5,6 +5,7 @@ An agent of benchmarks/agents at work, as an animated GIF in docs/images: the fi
 """
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ ROOT = Path(__file__).parent
 IMAGES = ROOT.parent / "docs" / "images"
 SIZE = 320
 SECONDS = 4.0
-FRAMES_A_SECOND = 25
+MOST_FRAMES_A_SECOND = 25
 
 
-def frames(env_id: str) -> list[Image.Image]:
-    """Of the agent's deterministic actions; empty steps between frames keep the simulation's own pace."""
+def frames(env_id: str) -> tuple[list[Image.Image], float]:
+    """Pictures of the agent's deterministic actions, and how long each lasts at the simulation's own pace, in seconds."""
     folder = ROOT / "agents" / "trpo" / f"{env_id}_1"
     config = folder / env_id / "config.yml"
     wrapper = get_wrapper_class(dict(yaml.unsafe_load(config.read_text())))
@@ -39,9 +40,10 @@ def frames(env_id: str) -> list[Image.Image]:
     model = TRPO.load(folder / f"{env_id}.zip", device="cpu")
     env.seed(0)
     observations: Any = env.reset()
-    steps_a_frame = max(1, round(venv.envs[0].unwrapped.metadata["render_fps"] / FRAMES_A_SECOND))
+    steps_a_second = venv.envs[0].unwrapped.metadata["render_fps"]
+    steps_a_frame = math.ceil(steps_a_second / MOST_FRAMES_A_SECOND)
     pictures = []
-    for step in range(int(SECONDS * FRAMES_A_SECOND) * steps_a_frame):
+    for step in range(int(SECONDS * steps_a_second)):
         actions, _ = model.predict(observations, deterministic=True)
         observations, _, dones, _ = env.step(actions)
         if dones[0]:
@@ -50,16 +52,17 @@ def frames(env_id: str) -> list[Image.Image]:
             picture = venv.render()
             assert picture is not None
             pictures.append(Image.fromarray(picture))
-    return pictures
+    return pictures, steps_a_frame / steps_a_second
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("env", help="an environment that has an agent")
     env_id = parser.parse_args().env
-    first, *rest = [picture.quantize(64) for picture in frames(env_id)]
+    pictures, seconds = frames(env_id)
+    first, *rest = [picture.quantize(64) for picture in pictures]
     file = IMAGES / f"{env_id}.gif"
-    first.save(file, save_all=True, append_images=rest, duration=1000 // FRAMES_A_SECOND, loop=0, optimize=True)
+    first.save(file, save_all=True, append_images=rest, duration=round(1000 * seconds), loop=0, optimize=True)
     print(f"{file}: {len(rest) + 1} frames, {file.stat().st_size / 1e6:.1f} MB")
 
 
