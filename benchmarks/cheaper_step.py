@@ -10,7 +10,6 @@ again.
     python benchmarks/cheaper_step.py --table    # only print them
 """
 
-import argparse
 import statistics
 import time
 import warnings
@@ -163,10 +162,7 @@ def print_tables() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
-    args = parser.parse_args()
+    args = results_file.parser(__doc__).parse_args()
     if not args.table:
         run_missing(args.jobs)
     print_tables()

@@ -9,7 +9,6 @@ started again.
     python benchmarks/family.py --table    # only print the table of what is there
 """
 
-import argparse
 import statistics
 import time
 import warnings
@@ -150,10 +149,7 @@ def draw() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
-    args = parser.parse_args()
+    args = results_file.parser(__doc__).parse_args()
     if not args.table:
         run_missing(args.jobs)
         draw()

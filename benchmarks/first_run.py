@@ -9,7 +9,6 @@ it can be stopped and started again.
     python benchmarks/first_run.py --table    # only print it
 """
 
-import argparse
 import platform
 import time
 import warnings
@@ -106,10 +105,7 @@ def print_table() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
-    args = parser.parse_args()
+    args = results_file.parser(__doc__).parse_args()
     if not args.table:
         run_missing(args.jobs)
     print_table()

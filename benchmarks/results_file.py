@@ -1,5 +1,6 @@
-"""CSV files of results, one row a run, to which runs are added as they end."""
+"""CSV files of results, one row a run, to which runs are added as they end, and the command line of what adds them."""
 
+import argparse
 import csv
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,18 @@ def described() -> dict[str, str]:
     """Version and machine, for the columns of a row that was made on one thread."""
     machine = f"{platform.machine()}, Python {platform.python_version()}, torch {th.__version__}, 1 thread"
     return {"version": sb3_trpo_plus.__version__, "machine": machine}
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """
+    The command line of a benchmark whose runs are resumable.
+
+    :param doc: the benchmark's, for its help
+    """
+    options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    options.add_argument("--table", action="store_true", help="only print what is there")
+    return options
 
 
 def run_all(file: Path, train: Callable[[Any], dict[str, Any]], runs: Sequence[Any], jobs: int) -> None:

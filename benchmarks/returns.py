@@ -11,7 +11,6 @@ again.
     python benchmarks/returns.py --table                                     # only print the tables of what is there
 """
 
-import argparse
 import contextlib
 import csv
 import json
@@ -326,12 +325,10 @@ def print_seeds() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = results_file.parser(__doc__)
     parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=list(STUDIES), metavar="STUDY", help="which")
     parser.add_argument("--envs", nargs="+", help="only these")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
     args = parser.parse_args()
     if not args.table:
         runs = [

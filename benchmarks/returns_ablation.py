@@ -8,7 +8,6 @@ have a row with the same settings are skipped, so it can be stopped and started 
     python benchmarks/returns_ablation.py --table    # only print the table of what is there
 """
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -124,10 +123,7 @@ def print_table() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
-    args = parser.parse_args()
+    args = results_file.parser(__doc__).parse_args()
     if not args.table:
         runs = [(change, env_id, seed) for seed in SEEDS for change in CHANGES for env_id in ENVS]
         rows = results_file.read(FILE)
