@@ -52,6 +52,8 @@ RESULTS = ROOT / "results" / "returns"
 AGENTS = ROOT / "agents"
 EVALUATION_SEED = 1_000_000
 ZOO_FILES = Path(rl_zoo3.__file__).parent / "hyperparams"
+# Where RL Zoo's ExperimentManager is imported first, an opt-in comes too early to reach it.
+zoo.register()
 # RL Zoo's own name for it is ours by now.
 ALGOS["sb3_contrib_trpo"] = sb3_contrib.TRPO
 

@@ -9,16 +9,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import yaml
+from huggingface_sb3 import EnvironmentName
 from PIL import Image
-from rl_zoo3.utils import get_wrapper_class
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from returns import AGENTS
+from rl_zoo3 import create_test_env, get_saved_hyperparams
+from rl_zoo3.utils import get_model_path
 
 from sb3_trpo_plus import TRPO
 
-ROOT = Path(__file__).parent
-IMAGES = ROOT.parent / "docs" / "images"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 SIZE = 320
 SECONDS = 4.0
 MOST_FRAMES_A_SECOND = 25
@@ -26,21 +25,15 @@ MOST_FRAMES_A_SECOND = 25
 
 def frames(env_id: str) -> tuple[list[Image.Image], float]:
     """Pictures of the agent's deterministic actions, and how long each lasts at the simulation's own pace, in seconds."""
-    folder = ROOT / "agents" / "trpo" / f"{env_id}_1"
-    config = folder / env_id / "config.yml"
-    wrapper = get_wrapper_class(dict(yaml.unsafe_load(config.read_text())))
-
-    def make() -> gym.Env:
-        env = gym.make(env_id, render_mode="rgb_array", width=SIZE, height=SIZE)
-        return wrapper(env) if wrapper else env
-
-    venv = DummyVecEnv([make])
-    env = VecNormalize.load(str(folder / env_id / "vecnormalize.pkl"), venv)
-    env.training = False
-    model = TRPO.load(folder / f"{env_id}.zip", device="cpu")
-    env.seed(0)
+    _, model_path, log_path = get_model_path(0, str(AGENTS), "trpo", EnvironmentName(env_id))
+    hyperparams, stats_path = get_saved_hyperparams(str(Path(log_path) / env_id), test_mode=True)
+    rendered = {"render_mode": "rgb_array", "width": SIZE, "height": SIZE}
+    env = create_test_env(
+        env_id, stats_path=stats_path, seed=0, should_render=False, hyperparams=hyperparams, env_kwargs=rendered
+    )
+    model = TRPO.load(model_path, device="cpu")
     observations: Any = env.reset()
-    steps_a_second = venv.envs[0].unwrapped.metadata["render_fps"]
+    steps_a_second = env.get_attr("metadata")[0]["render_fps"]
     steps_a_frame = math.ceil(steps_a_second / MOST_FRAMES_A_SECOND)
     pictures = []
     for step in range(int(SECONDS * steps_a_second)):
@@ -49,7 +42,7 @@ def frames(env_id: str) -> tuple[list[Image.Image], float]:
         if dones[0]:
             break
         if step % steps_a_frame == 0:
-            picture = venv.render()
+            picture = env.render()
             assert picture is not None
             pictures.append(Image.fromarray(picture))
     return pictures, steps_a_frame / steps_a_second
