@@ -340,6 +340,8 @@ def main() -> None:
             for seed in STUDIES[name].seeds
             if env_id in (args.envs or TASKS) and seed in (args.seeds or STUDIES[name].seeds)
         ]
+        # The first seed of everything before the second of anything, since this is stopped often.
+        runs.sort(key=lambda run: run[2])
         missing = {file_of(run): run for run in runs if not file_of(run).is_file()}
         for _ in results_file.in_processes(train, list(missing.values()), args.jobs):
             pass

@@ -32,7 +32,6 @@ Range = tuple[Any, Callable[[Any], bool], str]
 POSITIVE: Range = (Real, lambda x: x > 0, "a positive number")
 AT_LEAST_0: Range = (Real, lambda x: x >= 0, "a number of at least 0")
 FRACTION: Range = (Real, lambda x: 0 < x < 1, "a number between 0 and 1, both excluded")
-FROM_0_TO_1: Range = (Real, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 COUNT: Range = (Integral, lambda x: x >= 1, "an integer of at least 1")
 COUNT_OR_0: Range = (Integral, lambda x: x >= 0, "an integer of at least 0")
 

@@ -201,35 +201,10 @@ def _estimate_advantages(buffer: RolloutBuffer, last_values: Array, dones: Array
     goes_on = 1 - np.concatenate([buffer.episode_starts[1:], dones[None].astype(np.float32)])
     next_values = np.concatenate([buffer.values[1:], last_values[None]])
     errors = buffer.rewards + buffer.gamma * next_values * goes_on - buffer.values
-    buffer.advantages = _decaying_sums(errors, buffer.gamma * buffer.gae_lambda * goes_on)
-    buffer.returns = buffer.advantages + buffer.values
-
-
-def returns_with(gae_lambda: float, buffer: RolloutBuffer) -> Array:
-    """
-    The returns that would have come with the rollout's advantages, had these been estimated with another lambda.
-
-    Source: Schulman et al., https://arxiv.org/abs/1506.02438, equation 16
-
-    :param gae_lambda: in [0, 1]
-    :param buffer: full, as it was filled: before its minibatches are drawn
-    :return: shape (steps, environments)
-    """
-    goes_on = 1 - buffer.episode_starts[1:]
-    # At the end of the rollout an advantage is the error of the value alone, whatever lambda is and whatever follows.
-    errors = buffer.advantages.copy()
-    errors[:-1] -= buffer.gamma * buffer.gae_lambda * goes_on * buffer.advantages[1:]
-    decays = np.concatenate([buffer.gamma * gae_lambda * goes_on, np.zeros_like(errors[-1:])])
-    returns: Array = _decaying_sums(errors, decays) + buffer.values
-    return returns
-
-
-def _decaying_sums(terms: Array, decays: Array) -> Array:
-    """sums[t] = terms[t] + decays[t] * sums[t + 1], all of shape (steps, environments)."""
-    sums = np.empty_like(terms)
-    for index in range(terms.shape[1]):
+    decays = buffer.gamma * buffer.gae_lambda * goes_on
+    for index in range(buffer.n_envs):
         # Numbers of Python: one NumPy operation a step costs more than all its environments here.
-        backwards = zip(terms[::-1, index].tolist(), decays[::-1, index].tolist(), strict=True)
-        totals = accumulate(backwards, lambda later, now: now[0] + now[1] * later, initial=0.0)
-        sums[::-1, index] = list(totals)[1:]
-    return sums
+        backwards = zip(errors[::-1, index].tolist(), decays[::-1, index].tolist(), strict=True)
+        advantages = accumulate(backwards, lambda later, now: now[0] + now[1] * later, initial=0.0)
+        buffer.advantages[::-1, index] = list(advantages)[1:]
+    buffer.returns = buffer.advantages + buffer.values

@@ -8,15 +8,12 @@ from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_plus import policy_model
-from sb3_trpo_plus.kl_controlled import AT_LEAST_0, COUNT, FRACTION, FROM_0_TO_1, KLControlled, Range, Sample, one_of
-from sb3_trpo_plus.rollouts import returns_with
+from sb3_trpo_plus.kl_controlled import AT_LEAST_0, COUNT, FRACTION, KLControlled, Range, Sample, one_of
 from sb3_trpo_plus.trust_region.fisher import FisherVectorProduct
 from sb3_trpo_plus.trust_region.line_search import Candidate
 from sb3_trpo_plus.trust_region.step import StepReport, trust_region_step
@@ -71,8 +68,6 @@ class TRPO(KLControlled):
         them, as in the theory
     :param log_improvement_bound: Whether to log ``train/improvement_lower_bound``: L - C max KL, equation 9 of the paper, with
         the rollout's estimates; needs gamma < 1
-    :param critic_gae_lambda: Lambda of the returns that the critic is fitted to, in [0, 1]; ``None``: ``gae_lambda``. The
-        policy's gradient is least noisy with a smaller lambda than the critic can do with
     :raises ValueError: an argument is out of its range
     :raises AssertionError: the action space is not supported, or a rollout is too short (as in SB3)
     """
@@ -125,7 +120,6 @@ class TRPO(KLControlled):
         fisher: str = "gauss_newton",
         kl_constraint: str = "mean",
         log_improvement_bound: bool = False,
-        critic_gae_lambda: float | None = None,
     ):
         super().__init__(
             policy,
@@ -161,25 +155,11 @@ class TRPO(KLControlled):
         self.fisher = fisher
         self.kl_constraint = kl_constraint
         self.log_improvement_bound = log_improvement_bound
-        self.critic_gae_lambda = critic_gae_lambda
         # What the last policy update did, on what, for plots.plot_trust_region; not saved with the model.
         self.last_step: StepReport | None = None
         self._last_sample: Sample | None = None
         if _init_setup_model:
             self._setup_model()
-
-    def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        """
-        Fill the buffer with experience of the current policy; arguments as in ``OnPolicyAlgorithm.collect_rollouts``.
-
-        :return: False if the callback ended the training before the rollout was complete
-        """
-        complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-        if complete and self.critic_gae_lambda is not None:
-            rollout_buffer.returns = returns_with(self.critic_gae_lambda, rollout_buffer)
-        return complete
 
     def train(self) -> None:
         """
@@ -296,8 +276,6 @@ class TRPO(KLControlled):
 
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()
-        if self.critic_gae_lambda is not None:
-            self._check_range("critic_gae_lambda", FROM_0_TO_1)
         if self.log_improvement_bound and self.gamma >= 1:
             raise ValueError(
                 f"log_improvement_bound needs gamma below 1, but it is {self.gamma!r}: the bound has (1 - gamma) as a divisor"

@@ -114,21 +114,6 @@ def test_buffer_is_the_one_that_sb3_fills_with_the_same_actions(name: str, obser
     assert [e["r"] for e in fast.ep_info_buffer] == pytest.approx([e["r"] for e in slow.ep_info_buffer])
 
 
-@pytest.mark.parametrize("buffer_class", [RolloutBuffer, type("AnotherBuffer", (RolloutBuffer,), {})])
-@pytest.mark.parametrize("gae_lambda", [0.0, 0.8, 1.0])
-def test_critic_has_a_lambda_of_its_own(gae_lambda: float, buffer_class: type[RolloutBuffer]) -> None:
-    """Whether the fast loop or SB3's own fills the buffer: advantages of one lambda, returns of the other."""
-    buffers = []
-    for lambdas in ({"gae_lambda": gae_lambda, "critic_gae_lambda": 0.95}, {"gae_lambda": gae_lambda}, {"gae_lambda": 0.95}):
-        model = make(rollout_buffer_class=buffer_class, **lambdas)
-        assert collect_with(model, TRPO.collect_rollouts)
-        buffers.append(model.rollout_buffer)
-    both, policys, critics = buffers
-    np.testing.assert_array_equal(both.advantages, policys.advantages)
-    np.testing.assert_allclose(both.returns, critics.returns, rtol=1e-5, atol=1e-5)
-    assert both.returns.dtype == critics.returns.dtype
-
-
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_callbacks_see_the_same_locals(name: str) -> None:
     fast, slow = make(name), make(name)

@@ -317,7 +317,6 @@ def test_critic_stops_before_a_loss_that_is_not_finite() -> None:
         ("line_search_max_iter", 0), ("cg_residual_tol", -1e-3), ("ent_coef", -0.1), ("ent_coef", math.inf),
         ("sub_sampling_factor", 0), ("fisher_sub_sampling_factor", 0), ("n_critic_updates", -1), ("n_steps", 0),
         ("batch_size", 0), ("target_kl", None), ("cg_max_steps", "5"), ("sub_sampling_factor", 1.5), ("n_critic_updates", 2.5),
-        ("critic_gae_lambda", -0.1), ("critic_gae_lambda", 1.1),
     ],
 )  # fmt: skip
 def test_argument_out_of_range_is_named_with_its_value(argument: str, value: float) -> None:
