@@ -18,10 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import results_file
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_plus import TRPO, policy_model
@@ -39,6 +41,7 @@ WAYS = [
     *[(0.1, 15, 0.95), (0.1, 2, 0.95), (0.1, 60, 0.95), (10.0, 15, 0.95)],
     *[(1.0, 15, gae_lambda) for gae_lambda in (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 1.0)],
 ]
+LAMBDAS = sorted({gae_lambda for *_, gae_lambda in WAYS})
 TRUTH = 0.98
 N_ROLLOUTS = 40
 SEED = 2000
@@ -49,17 +52,6 @@ def trained(env_id: str) -> TRPO:
     env = VecNormalize(make_vec_env(env_id, 8, seed=SEED, wrapper_class=unit_actions))
     model = TRPO("MlpPolicy", env, n_steps=256, policy_kwargs={"log_std_init": -1}, seed=SEED, device="cpu")
     return model.learn(STEPS[env_id])
-
-
-def advantages_with(gae_lambda: float, buffer: RolloutBuffer) -> Array:
-    """Those that the rollout would have had with another lambda, shape (steps, environments)."""
-    goes_on = 1 - buffer.episode_starts[1:]
-    # At the end of the rollout an advantage is the error of the value alone, whatever lambda is and whatever follows.
-    advantages: Array = buffer.advantages.copy()
-    advantages[:-1] -= buffer.gamma * buffer.gae_lambda * goes_on * buffer.advantages[1:]
-    for step in reversed(range(len(goes_on))):
-        advantages[step] += buffer.gamma * gae_lambda * goes_on[step] * advantages[step + 1]
-    return advantages
 
 
 def rollouts_of(model: TRPO) -> Iterator[dict[float, Sample]]:
@@ -75,7 +67,13 @@ def rollouts_of(model: TRPO) -> Iterator[dict[float, Sample]]:
     for _ in range(N_ROLLOUTS):
         model.collect_rollouts(env, callback, buffer, model.n_steps)
         observations, actions, log_probs = map(flat, (buffer.observations, buffer.actions, buffer.log_probs))
-        estimates = {gae_lambda: flat(advantages_with(gae_lambda, buffer)).flatten() for *_, gae_lambda in WAYS}
+        with th.no_grad():
+            last_values = model.policy.predict_values(obs_as_tensor(np.asarray(model._last_obs), model.device))
+        estimates = {}
+        for gae_lambda in LAMBDAS:
+            buffer.gae_lambda = gae_lambda
+            buffer.compute_returns_and_advantage(last_values, np.asarray(model._last_episode_starts))
+            estimates[gae_lambda] = flat(buffer.advantages).flatten()
         yield {
             gae_lambda: Sample(observations, actions, log_probs.flatten(), normalized(raw, True), raw)
             for gae_lambda, raw in estimates.items()
@@ -89,7 +87,7 @@ def full_step(fisher: FisherVectorProduct, gradient: th.Tensor, damping: float, 
 
 
 def measure(env_id: str) -> list[dict[str, Any]]:
-    """A row for each way to solve for the direction."""
+    """A row for each way to a step."""
     warnings.simplefilter("ignore")
     th.set_num_threads(1)
     model = trained(env_id)
@@ -129,7 +127,7 @@ def measure(env_id: str) -> list[dict[str, Any]]:
 
 
 def print_table() -> None:
-    """One Markdown row an environment and solver."""
+    """One Markdown row an environment and way to a step."""
     print(
         "| environment | after steps | `cg_damping` | `cg_max_steps` | `gae_lambda` | promised by the rollout "
         "| kept on the others |"
