@@ -19,8 +19,8 @@ from rliable import library, metrics, plot_utils
 Scores = npt.NDArray[np.float64]
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 NAMES = {
-    "tuned": "ours, tuned",
-    "default": "ours, default",
+    "tuned": "ours (tuned)",
+    "default": "ours (default)",
     "sb3_contrib": "sb3-contrib's TRPO",
     "ppo": "SB3's PPO",
 }
@@ -142,7 +142,8 @@ def main() -> None:
         "curves": draw_curves(peers),
         "wall_clock": wall_clock,
     }.items():
-        figure.savefig(PICTURES / f"returns_{name}.png", dpi=150)
+        # rliable puts text outside of the axes.
+        figure.savefig(PICTURES / f"returns_{name}.png", dpi=150, bbox_inches="tight")
 
 
 if __name__ == "__main__":
