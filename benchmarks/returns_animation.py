@@ -27,7 +27,7 @@ def frames(env_id: str) -> tuple[list[Image.Image], float]:
     """Pictures of the agent's deterministic actions, and how long each lasts at the simulation's own pace, in seconds."""
     _, model_path, log_path = get_model_path(0, str(AGENTS), "trpo", EnvironmentName(env_id))
     hyperparams, stats_path = get_saved_hyperparams(str(Path(log_path) / env_id), test_mode=True)
-    rendered = {"render_mode": "rgb_array", "width": SIZE, "height": SIZE}
+    rendered = {"render_mode": "rgb_array", "width": SIZE, "height": SIZE, "camera_name": "track"}
     env = create_test_env(
         env_id, stats_path=stats_path, seed=0, should_render=False, hyperparams=hyperparams, env_kwargs=rendered
     )
