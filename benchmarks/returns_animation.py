@@ -1,5 +1,5 @@
 """
-An agent of benchmarks/agents at work, as an animated GIF in docs/images: the first seconds of an episode.
+A MuJoCo agent of benchmarks/agents at work, as an animated GIF in docs/images: the first seconds of an episode.
 
     MUJOCO_GL=egl python benchmarks/returns_animation.py HalfCheetah-v4    # egl renders without a display
 """
@@ -50,7 +50,7 @@ def frames(env_id: str) -> tuple[list[Image.Image], float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("env", help="an environment that has an agent")
+    parser.add_argument("env", help="an environment of MuJoCo that has an agent")
     env_id = parser.parse_args().env
     pictures, seconds = frames(env_id)
     first, *rest = [picture.quantize(64) for picture in pictures]
