@@ -3,8 +3,8 @@ How well do agents act after as many steps as RL Zoo's TRPO is given?
 
 Trains through RL Zoo: our entries, our entry for any environment, and the peers with RL Zoo's entries. On the way it
 evaluates 20 times (5 deterministic episodes each), at the end once more (20 episodes of the last policy). One CSV file a run,
-benchmarks/results/returns/STUDY/ENVIRONMENT-SEED.csv. Runs that have a file are skipped, so it can be stopped and started
-again.
+benchmarks/results/returns/ALGORITHM/ENVIRONMENT-SEED-SETTINGS.csv, so that studies with the same settings share their runs and
+those of former settings stay. Runs that have a file are skipped, so it can be stopped and started again.
 
     python benchmarks/returns.py                                             # what is missing: days on two cores
     python benchmarks/returns.py --studies tuned --envs Hopper-v4 --seeds 0  # some of it, or one run again
@@ -13,6 +13,7 @@ again.
 
 import contextlib
 import csv
+import hashlib
 import json
 import os
 import re
@@ -142,12 +143,10 @@ def settings_of(run: Run) -> dict[str, Any]:
 
 
 def file_of(run: Run) -> Path:
-    """A tuned run whose settings are those of `default` is that run."""
+    """Named by what was run, and not by the study that asked for it."""
     name, env_id, seed = run
-    as_default = ("default", env_id, seed)
-    if name == "tuned" and env_id in STUDIES["default"].envs and settings_of(run) == settings_of(as_default):
-        return file_of(as_default)
-    return RESULTS / name / f"{env_id}-{seed}.csv"
+    digest = hashlib.sha256(json.dumps(settings_of(run), sort_keys=True).encode()).hexdigest()[:8]
+    return RESULTS / STUDIES[name].algo / f"{env_id}-{seed}-{digest}.csv"
 
 
 class Curve(BaseCallback):
@@ -241,7 +240,7 @@ def write(run: Run, settings: dict[str, Any], rows: list[dict[str, Any]]) -> Non
     """One row an evaluation under lines that say what was run; the file is there as a whole or not at all."""
     name, env_id, seed = run
     about = {
-        "study": name,
+        "algo": STUDIES[name].algo,
         "env": env_id,
         "seed": seed,
         "settings": json.dumps(settings),
@@ -269,10 +268,20 @@ def read(file: Path) -> list[dict[str, Any]]:
     ]
 
 
+def head(file: Path) -> dict[str, str]:
+    """What a run's file says about it."""
+    lines = [line[2:] for line in file.read_text().splitlines() if line.startswith("# ")]
+    return dict(line.split(": ", 1) for line in lines)
+
+
+def mean_at_the_end(file: Path) -> float:
+    return float(np.mean(read(file)[-1]["returns"]))
+
+
 def final_returns(name: str, env_id: str) -> dict[int, float]:
     """Mean return at the end of a run by its seed, of the runs that have a file."""
     files = {seed: file_of((name, env_id, seed)) for seed in STUDIES[name].seeds}
-    return {seed: float(np.mean(read(file)[-1]["returns"])) for seed, file in files.items() if file.is_file()}
+    return {seed: mean_at_the_end(file) for seed, file in files.items() if file.is_file()}
 
 
 def published(env_id: str, algo: str) -> tuple[float, int] | None:
@@ -326,6 +335,25 @@ def print_seeds() -> None:
                 print(f"| {name} | {env_id} |", ", ".join(f"{means[seed]:.4g}" for seed in sorted(means)), "|")
 
 
+def print_former() -> None:
+    """One Markdown row for settings that no study has any more, with the return of each seed."""
+    present = {
+        file_of((name, env_id, seed)) for name, study in STUDIES.items() for env_id in study.envs for seed in study.seeds
+    }
+    former: dict[tuple[str, str], dict[int, float]] = {}
+    for file in sorted(RESULTS.glob("trpo/*.csv")):
+        if file not in present:
+            about = head(file)
+            former.setdefault((about["env"], about["settings"]), {})[int(about["seed"])] = mean_at_the_end(file)
+    print("| environment | where it differs from `default` | mean return of each seed |")
+    print("|---|---|---|")
+    for (env_id, settings), means in former.items():
+        ours, theirs = settings_of(("default", env_id, 0)), json.loads(settings)
+        other = [f"`{key}: {theirs[key]}`" for key in theirs if theirs[key] != ours.get(key)]
+        other += [f"no `{key}`" for key in ours if key not in theirs]
+        print(f"| {env_id} |", ", ".join(other), "|", ", ".join(f"{means[seed]:.4g}" for seed in sorted(means)), "|")
+
+
 def main() -> None:
     parser = results_file.parser(__doc__)
     parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=list(STUDIES), metavar="STUDY", help="which")
@@ -348,6 +376,8 @@ def main() -> None:
     print_table()
     print()
     print_seeds()
+    print()
+    print_former()
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_table_of_cheaper_steps_is_current() -> None:
     ("script", "page", "n_tables"),
     [
         ("gradient_noise", "returns", 1),
-        ("returns", "returns", 2),
+        ("returns", "returns", 3),
         ("family", "family", 1),
         ("vine", "vine", 2),
         ("fisher", "trust_region", 1),
