@@ -106,7 +106,6 @@ class KLControlled(FastRollouts):
     #: Names of attributes that a saved model of this algorithm has
     _saved_attributes: ClassVar[tuple[str, ...]]
     _ranges: ClassVar[dict[str, Range]] = {
-        "ent_coef": AT_LEAST_0,
         "n_steps": COUNT,
         "batch_size": COUNT,
         "sub_sampling_factor": COUNT,
@@ -122,6 +121,7 @@ class KLControlled(FastRollouts):
         n_critic_updates: int,
         normalize_advantage: bool,
         target_kl: float | Schedule,
+        ent_coef: float | Schedule,
         sub_sampling_factor: int,
         max_grad_norm: float = 0.0,
         _init_setup_model: bool,
@@ -130,6 +130,7 @@ class KLControlled(FastRollouts):
         super().__init__(
             policy,
             env,
+            ent_coef=0.0,
             vf_coef=0.0,
             max_grad_norm=max_grad_norm,
             _init_setup_model=False,
@@ -140,6 +141,7 @@ class KLControlled(FastRollouts):
         self.n_critic_updates = n_critic_updates
         self.normalize_advantage = normalize_advantage
         self.target_kl = target_kl
+        self.ent_coef = ent_coef  # type: ignore[assignment]  # SB3's is a float
         self.sub_sampling_factor = sub_sampling_factor
 
     def _setup_model(self) -> None:
@@ -153,11 +155,23 @@ class KLControlled(FastRollouts):
 
         :raises ValueError: its schedule gives a number that is not finite, or below 0
         """
-        limit = FloatSchedule(self.target_kl)(self._current_progress_remaining)
-        if not (math.isfinite(limit) and limit >= 0):
+        return self._at_present("target_kl")
+
+    @property
+    def entropy_weight(self) -> float:
+        """
+        ``ent_coef`` at the present progress of the training.
+
+        :raises ValueError: its schedule gives a number that is not finite, or below 0
+        """
+        return self._at_present("ent_coef")
+
+    def _at_present(self, name: str) -> float:
+        value = FloatSchedule(getattr(self, name))(self._current_progress_remaining)
+        if not (math.isfinite(value) and value >= 0):
             progress = f"progress_remaining={self._current_progress_remaining:.3g}"
-            raise ValueError(f"target_kl must be at least 0 at any progress, but its schedule gives {limit} at {progress}")
-        return limit
+            raise ValueError(f"{name} must be at least 0 at any progress, but its schedule gives {value} at {progress}")
+        return value
 
     def train(self) -> None:
         """
@@ -168,6 +182,7 @@ class KLControlled(FastRollouts):
         # A rollout may end behind total_timesteps, the vine's by far; schedules know nothing below 0.
         self._current_progress_remaining = max(0.0, self._current_progress_remaining)
         self.logger.record("train/target_kl", self.kl_limit)
+        self.logger.record("train/ent_coef", self.entropy_weight)
         self._update_learning_rate(self.policy.optimizer)
         broken = self._first_not_finite()
         if broken is not None:
@@ -221,8 +236,8 @@ class KLControlled(FastRollouts):
     def _surrogate(self, distribution: Distribution, sample: Sample) -> th.Tensor:
         """L(theta) = E[ pi_theta(a|s) / pi_old(a|s) * A(s,a) ] + ent_coef * E[ entropy of pi_theta(.|s) ]"""
         objective = sample.expected_advantage(distribution, sample.advantages)
-        if self.ent_coef != 0.0:
-            objective = objective + self.ent_coef * sample.entropy(distribution)
+        if self.entropy_weight > 0:
+            objective = objective + self.entropy_weight * sample.entropy(distribution)
         return objective
 
     def _fit_critic(self, actor_parameters: list[th.nn.Parameter]) -> None:
@@ -244,8 +259,9 @@ class KLControlled(FastRollouts):
         """
         for name, allowed in self._ranges.items():
             self._check_range(name, allowed)
-        if not callable(self.target_kl):
-            self._check_range("target_kl", POSITIVE)
+        for name, allowed in {"target_kl": POSITIVE, "ent_coef": AT_LEAST_0}.items():
+            if not callable(getattr(self, name)):
+                self._check_range(name, allowed)
 
         rollout_size = self.n_steps * self.n_envs
         samples = math.ceil(rollout_size / self.sub_sampling_factor)

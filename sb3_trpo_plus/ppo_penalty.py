@@ -48,7 +48,7 @@ class PPOPenalty(KLControlled):
         progress (from 1 to 0)
     :param dual_learning_rate: Step of the gradient ascent on beta, positive
     :param normalize_advantage: Whether to give the advantages of a rollout mean 0 and standard deviation 1
-    :param ent_coef: Weight of the mean entropy in the surrogate objective, at least 0
+    :param ent_coef: Weight of the mean entropy in the surrogate objective, at least 0; or a function of the remaining progress
     :param max_grad_norm: Limit on the norm of the actor's gradient, positive
     :param n_critic_updates: Passes of the critic's fit over the rollout, at least 0
     :param use_sde: Whether to use generalised State-Dependent Exploration (gSDE) instead of independent action noise
@@ -92,7 +92,7 @@ class PPOPenalty(KLControlled):
         target_kl: float | Schedule = 0.01,
         dual_learning_rate: float = 10.0,
         normalize_advantage: bool = True,
-        ent_coef: float = 0.0,
+        ent_coef: float | Schedule = 0.0,
         max_grad_norm: float = 0.5,
         n_critic_updates: int = 10,
         use_sde: bool = False,

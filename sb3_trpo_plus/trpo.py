@@ -61,7 +61,7 @@ class TRPO(KLControlled):
     :param fisher_sub_sampling_factor: The Fisher matrix alone is estimated on every k-th of the samples that the policy update
         uses (Schulman's thesis, p. 40), k at least 1; the gradient and the line search see all of them
     :param cg_residual_tol: Relative residual ||g - (F + damping I) s|| / ||g|| at which conjugate gradients stop, at least 0
-    :param ent_coef: Weight of the mean entropy in the surrogate objective, at least 0
+    :param ent_coef: Weight of the mean entropy in the surrogate objective, at least 0; or a function of the remaining progress
     :param fisher: "gauss_newton": F = E[J'MJ], which needs no actions; "empirical": F = E[grad log pi grad log pi'] over the
         actions taken
     :param kl_constraint: "mean": ``target_kl`` limits the mean of the KL over the rollout's states; "max": its maximum over
@@ -116,7 +116,7 @@ class TRPO(KLControlled):
         *,
         fisher_sub_sampling_factor: int = 1,
         cg_residual_tol: float = 1e-5,
-        ent_coef: float = 0.0,
+        ent_coef: float | Schedule = 0.0,
         fisher: str = "gauss_newton",
         kl_constraint: str = "mean",
         log_improvement_bound: bool = False,

@@ -126,7 +126,7 @@ def register() -> None:
     manager = getattr(importlib.import_module("rl_zoo3.exp_manager"), "ExperimentManager", None)
     if manager is not None and not hasattr(manager, MARK):
         manager.__init__ = _with_our_files(manager.__init__)
-        manager._preprocess_schedules = staticmethod(_with_kl_schedules(manager._preprocess_schedules))
+        manager._preprocess_schedules = staticmethod(_with_our_schedules(manager._preprocess_schedules))
         setattr(manager, MARK, True)
 
 
@@ -161,21 +161,22 @@ def _for_unlisted(algo: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return {} if isinstance(space, (spaces.Box, spaces.Dict)) else {"normalize": False}
 
 
-def _with_kl_schedules(original: Any) -> Any:
+def _with_our_schedules(original: Any) -> Any:
     """RL Zoo turns its strings, ``lin_0.02``, into schedules for the arguments of SB3's algorithms alone."""
 
     @wraps(original)
     def preprocess(hyperparams: dict[str, Any]) -> Any:
-        target_kl = hyperparams.get("target_kl")
-        if isinstance(target_kl, str):
-            kind, _, start = target_kl.partition("_")
-            try:
-                schedule = SimpleLinearSchedule(start)
-            except ValueError:
-                kind = ""
-            if kind != "lin":
-                raise ValueError(f"target_kl must be a number, or lin_ and the number to start from, but it is {target_kl!r}")
-            hyperparams["target_kl"] = schedule
+        for name in ("target_kl", "ent_coef"):
+            value = hyperparams.get(name)
+            if isinstance(value, str):
+                kind, _, start = value.partition("_")
+                try:
+                    schedule = SimpleLinearSchedule(start)
+                except ValueError:
+                    kind = ""
+                if kind != "lin":
+                    raise ValueError(f"{name} must be a number, or lin_ and the number to start from, but it is {value!r}")
+                hyperparams[name] = schedule
         return original(hyperparams)
 
     return preprocess

@@ -564,12 +564,31 @@ def test_limit_of_zero_leaves_the_policy_as_it_is(member: str) -> None:
     assert th.equal(actor_of(model), before)
 
 
+@pytest.mark.parametrize("member", ["npg", "empirical", "adaptive", "vine with a critic"])
+def test_entropy_coefficient_follows_its_schedule(member: str, tmp_path: Path) -> None:
+    with_entropy, without = (collect(make(member, ent_coef=schedule)) for schedule in (LinearSchedule(0.4, 0.0, 1.0), 0.0))
+    with_entropy.set_parameters(without.get_parameters())
+    sample = without._sample()
+    distribution = policy_model.action_distribution(without.policy, sample.observations)
+    entropy = distribution.distribution.entropy().sum(-1).mean().item()
+    for remaining in (1.0, 0.25, 0.0):
+        with_entropy._current_progress_remaining = remaining
+        gained, plain = (model._surrogate(distribution, sample).item() for model in (with_entropy, without))
+        assert gained - plain == pytest.approx(0.4 * remaining * entropy, abs=1e-6)
+    with_entropy._current_progress_remaining = 0.25
+    with_entropy.train()
+    assert with_entropy.logger.name_to_value["train/ent_coef"] == pytest.approx(0.1)
+    with_entropy.save(tmp_path / "model.zip")
+    assert type(with_entropy).load(tmp_path / "model.zip").ent_coef(0.5) == 0.2
+
+
 @pytest.mark.parametrize("value", [-0.01, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["target_kl", "ent_coef"])
 @pytest.mark.parametrize("member", ["npg", "empirical", "adaptive"])
-def test_schedule_out_of_range_changes_nothing(member: str, value: float) -> None:
-    model = collect(make(member, target_kl=lambda progress: value))
+def test_schedule_out_of_range_changes_nothing(member: str, name: str, value: float) -> None:
+    model = collect(make(member, **{name: lambda progress: value}))
     before, state = parameters_of(model), copy.deepcopy(model.policy.optimizer.state_dict())
-    with pytest.raises(ValueError, match=rf"target_kl must be at least 0 .* gives {value} at progress_remaining=1"):
+    with pytest.raises(ValueError, match=rf"{name} must be at least 0 .* gives {value} at progress_remaining=1"):
         model.train()
     assert all(th.equal(value, before[name]) for name, value in parameters_of(model).items())
     assert model.policy.optimizer.state_dict() == state

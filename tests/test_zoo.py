@@ -98,22 +98,23 @@ def test_rl_zoo_with_its_own_hook(tmp_path: Path) -> None:
 def test_file_of_the_user_comes_first(tmp_path: Path) -> None:
     (tmp_path / "mine.yml").write_text(
         "CartPole-v1: {policy: MlpPolicy, n_timesteps: 256, n_steps: 128, cg_residual_tol: 0.1, target_kl: lin_0.04, "
-        "learning_rate: lin_0.002}"
+        "ent_coef: lin_0.02, learning_rate: lin_0.002}"
     )
     arguments = ["--env", "CartPole-v1", "-conf", "mine.yml", "--eval-freq", "-1", "-f", "logs"]
     printed = run(*OURSELVES, "train", *arguments, cwd=tmp_path)
     assert "Loading hyperparameters from: mine.yml" in printed
     model = TRPO.load(tmp_path / "logs/trpo/CartPole-v1_1/CartPole-v1.zip")
     assert model.cg_residual_tol == 0.1
-    assert [schedule(0.25) for schedule in (model.target_kl, model.lr_schedule)] == [0.01, 0.0005]  # type: ignore[operator]
+    schedules = (model.target_kl, model.ent_coef, model.lr_schedule)
+    assert [schedule(0.25) for schedule in schedules] == [0.01, 0.005, 0.0005]  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("value", ["exp_0.04", "lin_", "0.04"])
-def test_schedule_that_is_none(tmp_path: Path, value: str) -> None:
-    (tmp_path / "mine.yml").write_text(f"CartPole-v1: {{policy: MlpPolicy, n_timesteps: 256, target_kl: '{value}'}}")
+@pytest.mark.parametrize(("name", "value"), [("target_kl", "exp_0.04"), ("target_kl", "lin_"), ("ent_coef", "0.04")])
+def test_schedule_that_is_none(tmp_path: Path, name: str, value: str) -> None:
+    (tmp_path / "mine.yml").write_text(f"CartPole-v1: {{policy: MlpPolicy, n_timesteps: 256, {name}: '{value}'}}")
     arguments = ["--env", "CartPole-v1", "-conf", "mine.yml", "--eval-freq", "-1", "-f", "logs"]
     printed = run(*OURSELVES, "train", *arguments, cwd=tmp_path, fails=True)
-    assert f"target_kl must be a number, or lin_ and the number to start from, but it is '{value}'" in printed
+    assert f"{name} must be a number, or lin_ and the number to start from, but it is '{value}'" in printed
 
 
 @pytest.mark.parametrize(("env_id", "normalized"), [("Pusher-v5", True), ("FrozenLake-v1", False)])
