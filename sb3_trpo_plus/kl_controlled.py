@@ -11,6 +11,8 @@ from typing import Any, ClassVar, TypeVar
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
@@ -20,6 +22,7 @@ from stable_baselines3.common.policies import (
 )
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_plus import policy_model, saving
 from sb3_trpo_plus.critic import fit_critic
@@ -29,11 +32,14 @@ from sb3_trpo_plus.threads import at_most_useful_threads
 SelfKLControlled = TypeVar("SelfKLControlled", bound="KLControlled")
 Range = tuple[Any, Callable[[Any], bool], str]
 
+FROM_0_TO_1: Range = (Real, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 POSITIVE: Range = (Real, lambda x: x > 0, "a positive number")
 AT_LEAST_0: Range = (Real, lambda x: x >= 0, "a number of at least 0")
 FRACTION: Range = (Real, lambda x: 0 < x < 1, "a number between 0 and 1, both excluded")
 COUNT: Range = (Integral, lambda x: x >= 1, "an integer of at least 1")
 COUNT_OR_0: Range = (Integral, lambda x: x >= 0, "an integer of at least 0")
+# Arguments that may be functions of the remaining progress, and what those may give.
+SCHEDULES: dict[str, Range] = {"gamma": FROM_0_TO_1, "target_kl": AT_LEAST_0, "ent_coef": AT_LEAST_0}
 
 
 def normalized(advantages: th.Tensor, to_unit_deviation: bool) -> th.Tensor:
@@ -51,6 +57,13 @@ def normalized(advantages: th.Tensor, to_unit_deviation: bool) -> th.Tensor:
     if to_unit_deviation:
         return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     return advantages
+
+
+def check_range(name: str, value: Any, allowed: Range) -> None:
+    """:raises ValueError: the value of an argument is out of its range, or not finite"""
+    kind, in_range, words = allowed
+    if not (isinstance(value, kind) and (isinstance(value, str) or math.isfinite(value)) and in_range(value)):
+        raise ValueError(f"{name} must be {words}, but it is {value!r}")
 
 
 def one_of(*names: str) -> Range:
@@ -118,6 +131,7 @@ class KLControlled(FastRollouts):
         env: GymEnv | str,
         *,
         batch_size: int,
+        gamma: float | Schedule,
         n_critic_updates: int,
         normalize_advantage: bool,
         target_kl: float | Schedule,
@@ -130,6 +144,7 @@ class KLControlled(FastRollouts):
         super().__init__(
             policy,
             env,
+            gamma=gamma,  # type: ignore[arg-type]  # SB3's is a float, and so is the buffer's once a rollout begins
             ent_coef=0.0,
             vf_coef=0.0,
             max_grad_norm=max_grad_norm,
@@ -167,11 +182,23 @@ class KLControlled(FastRollouts):
         return self._at_present("ent_coef")
 
     def _at_present(self, name: str) -> float:
-        value = FloatSchedule(getattr(self, name))(self._current_progress_remaining)
-        if not (math.isfinite(value) and value >= 0):
-            progress = f"progress_remaining={self._current_progress_remaining:.3g}"
-            raise ValueError(f"{name} must be at least 0 at any progress, but its schedule gives {value} at {progress}")
+        """The value of an argument that may be a schedule."""
+        argument, remaining = getattr(self, name), self._current_progress_remaining
+        value = FloatSchedule(argument)(remaining)
+        if callable(argument):
+            check_range(f"{name} at progress_remaining={remaining:.3g}", value, SCHEDULES[name])
         return value
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Fill the buffer, with the present ``gamma``; arguments as in ``OnPolicyAlgorithm.collect_rollouts``.
+
+        :raises ValueError: the schedule of ``gamma`` gives a number that is not from 0 to 1
+        """
+        rollout_buffer.gamma = self._at_present("gamma")
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
         """
@@ -183,6 +210,7 @@ class KLControlled(FastRollouts):
         self._current_progress_remaining = max(0.0, self._current_progress_remaining)
         self.logger.record("train/target_kl", self.kl_limit)
         self.logger.record("train/ent_coef", self.entropy_weight)
+        self.logger.record("train/gamma", self.rollout_buffer.gamma)
         self._update_learning_rate(self.policy.optimizer)
         broken = self._first_not_finite()
         if broken is not None:
@@ -258,10 +286,11 @@ class KLControlled(FastRollouts):
         :raises AssertionError: the rollout is too short to normalise its advantages
         """
         for name, allowed in self._ranges.items():
-            self._check_range(name, allowed)
-        for name, allowed in {"target_kl": POSITIVE, "ent_coef": AT_LEAST_0}.items():
-            if not callable(getattr(self, name)):
-                self._check_range(name, allowed)
+            check_range(name, getattr(self, name), allowed)
+        for name, allowed in {**SCHEDULES, "target_kl": POSITIVE}.items():
+            value = getattr(self, name)
+            if not callable(value):
+                check_range(name, value, allowed)
 
         rollout_size = self.n_steps * self.n_envs
         samples = math.ceil(rollout_size / self.sub_sampling_factor)
@@ -277,12 +306,6 @@ class KLControlled(FastRollouts):
                 f"batch_size={self.batch_size} does not divide n_steps * n_envs = {self.n_steps} * {self.n_envs}: "
                 f"each pass of the critic's fit ends with a minibatch of {rollout_size % self.batch_size}"
             )
-
-    def _check_range(self, name: str, allowed: Range) -> None:
-        kind, in_range, words = allowed
-        value = getattr(self, name)
-        if not (isinstance(value, kind) and (isinstance(value, str) or math.isfinite(value)) and in_range(value)):
-            raise ValueError(f"{name} must be {words}, but it is {value!r}")
 
     def learn(
         self: SelfKLControlled,

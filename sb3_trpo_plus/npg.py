@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_trpo_plus.kl_controlled import POSITIVE, Sample
+from sb3_trpo_plus.kl_controlled import POSITIVE, Sample, check_range
 from sb3_trpo_plus.trpo import TRPO
 from sb3_trpo_plus.trust_region.fisher import FisherVectorProduct
 from sb3_trpo_plus.trust_region.line_search import Candidate
@@ -89,4 +89,4 @@ class NPG(TRPO):
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()
         if self.step_size is not None:
-            self._check_range("step_size", POSITIVE)
+            check_range("step_size", self.step_size, POSITIVE)

@@ -38,7 +38,7 @@ class PPOPenalty(KLControlled):
     :param n_steps: Steps of each environment in a rollout, which has n_steps * n_envs samples
     :param batch_size: Minibatch size of both fits
     :param n_epochs: Passes of the policy's update over the rollout, at least 1
-    :param gamma: Discount factor, in [0, 1]
+    :param gamma: Discount factor, in [0, 1]; or a function of the remaining progress (from 1 to 0)
     :param gae_lambda: Trade-off of bias against variance in generalised advantage estimation, in [0, 1]
     :param penalty: "adaptive" or "dual"
     :param penalty_coef: beta at the start, positive (for "dual" it may be 0); training changes it, and it is saved with the
@@ -85,7 +85,7 @@ class PPOPenalty(KLControlled):
         n_steps: int = 2048,
         batch_size: int = 64,
         n_epochs: int = 10,
-        gamma: float = 0.99,
+        gamma: float | Schedule = 0.99,
         gae_lambda: float = 0.95,
         penalty: str = "adaptive",
         penalty_coef: float = 1.0,

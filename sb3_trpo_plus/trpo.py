@@ -34,7 +34,7 @@ class TRPO(KLControlled):
     :param n_steps: Steps of each environment in a rollout, which has n_steps * n_envs samples: at least 2 of them take part
         in the policy update if ``normalize_advantage``
     :param batch_size: Minibatch size of the critic's fit
-    :param gamma: Discount factor, in [0, 1]
+    :param gamma: Discount factor, in [0, 1]; or a function of the remaining progress (from 1 to 0)
     :param cg_max_steps: Limit on the iterations of conjugate gradients, at least 1
     :param cg_damping: Added to the diagonal of the Fisher matrix, at least 0
     :param line_search_shrinking_factor: Factor of the step at each backtrack, in (0, 1)
@@ -92,7 +92,7 @@ class TRPO(KLControlled):
         learning_rate: float | Schedule = 1e-3,
         n_steps: int = 2048,
         batch_size: int = 128,
-        gamma: float = 0.99,
+        gamma: float | Schedule = 0.99,
         cg_max_steps: int = 15,
         cg_damping: float = 0.1,
         line_search_shrinking_factor: float = 0.8,
@@ -243,12 +243,15 @@ class TRPO(KLControlled):
     @th.no_grad()
     def _improvement_lower_bound(self, sample: Sample, old: Distribution, report: StepReport) -> float:
         """L(new) - L(old) - C max KL, with the largest advantage of the rollout for the theory's maximum over all."""
+        gamma = self.rollout_buffer.gamma
+        if gamma == 1:
+            return -math.inf
         new = policy_model.action_distribution(self.policy, sample.observations)
         gain, before = (sample.expected_advantage(one, sample.raw_advantages).item() for one in (new, old))
         epsilon = sample.raw_advantages.abs().max().item()
         max_kl = policy_model.averaged_dimensions(old) * report.max_kl
         # The theory's sums over states are of discounted visits, of which there are 1 / (1 - gamma).
-        return (gain - before) / (1 - self.gamma) - 4 * epsilon * self.gamma / (1 - self.gamma) ** 2 * max_kl
+        return (gain - before) / (1 - gamma) - 4 * epsilon * gamma / (1 - gamma) ** 2 * max_kl
 
     def _log_step(self, report: StepReport) -> None:
         self._log_direction(report)
@@ -276,7 +279,7 @@ class TRPO(KLControlled):
 
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()
-        if self.log_improvement_bound and self.gamma >= 1:
+        if self.log_improvement_bound and self.gamma == 1:
             raise ValueError(
                 f"log_improvement_bound needs gamma below 1, but it is {self.gamma!r}: the bound has (1 - gamma) as a divisor"
             )

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from sb3_trpo_plus import policy_model
 from sb3_trpo_plus.branches import grow, observations_at
-from sb3_trpo_plus.kl_controlled import COUNT, Range, Sample, normalized, one_of
+from sb3_trpo_plus.kl_controlled import COUNT, Range, Sample, check_range, normalized, one_of
 from sb3_trpo_plus.states import VecState, branching, check_restorable, get_vec_state, set_vec_state
 from sb3_trpo_plus.trpo import TRPO
 
@@ -222,7 +222,7 @@ class VineTRPO(TRPO):
                     with suspended():
                         return callback.on_step()
 
-                grown = grow(env, states, as_taken, self.policy, self.gamma, self.rollout_length, on_step)
+                grown = grow(env, states, as_taken, self.policy, self.rollout_buffer.gamma, self.rollout_length, on_step)
         finally:
             callback.update_locals({"branching": False})
             for index, state in enumerate(end_of_trunk):
@@ -268,7 +268,7 @@ class VineTRPO(TRPO):
         super()._check_hyperparameters()
         for name in ("n_actions", "rollout_length"):
             if getattr(self, name) is not None:
-                self._check_range(name, COUNT)
+                check_range(name, getattr(self, name), COUNT)
         if self.normalize_advantage and self.n_rollout_states == self.n_actions == 1:
             raise ValueError(
                 "normalize_advantage needs at least 2 branches, but n_rollout_states and n_actions are 1: raise one of them, "

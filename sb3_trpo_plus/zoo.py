@@ -24,12 +24,13 @@ from rl_zoo3.hyperparams_opt import (
     sample_ppo_params,
     sample_trpo_params,
 )
-from rl_zoo3.utils import SimpleLinearSchedule
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_trpo_plus
 from sb3_trpo_plus import NPG, TRPO, PPOPenalty, VineTRPO, saving
+from sb3_trpo_plus.kl_controlled import SCHEDULES
 
 MARK = "_reads_the_files_of_sb3_trpo_plus"
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"trpo": TRPO, "npg": NPG, "trpo_vine": VineTRPO, "ppo_penalty": PPOPenalty}
@@ -127,6 +128,7 @@ def register() -> None:
     if manager is not None and not hasattr(manager, MARK):
         manager.__init__ = _with_our_files(manager.__init__)
         manager._preprocess_schedules = staticmethod(_with_our_schedules(manager._preprocess_schedules))
+        manager._preprocess_normalization = _with_a_number_for_gamma(manager._preprocess_normalization)
         setattr(manager, MARK, True)
 
 
@@ -166,18 +168,39 @@ def _with_our_schedules(original: Any) -> Any:
 
     @wraps(original)
     def preprocess(hyperparams: dict[str, Any]) -> Any:
-        for name in ("target_kl", "ent_coef"):
-            value = hyperparams.get(name)
-            if isinstance(value, str):
-                kind, _, start = value.partition("_")
-                try:
-                    schedule = SimpleLinearSchedule(start)
-                except ValueError:
-                    kind = ""
-                if kind != "lin":
-                    raise ValueError(f"{name} must be a number, or lin_ and the number to start from, but it is {value!r}")
-                hyperparams[name] = schedule
+        for name in SCHEDULES:
+            if isinstance(hyperparams.get(name), str):
+                hyperparams[name] = _schedule(name, hyperparams[name])
         return original(hyperparams)
+
+    return preprocess
+
+
+def _schedule(name: str, words: str) -> LinearSchedule:
+    """
+    :param name: of the argument
+    :param words: ``lin_0.02``, as in RL Zoo from 0.02 to 0, or ``lin_0.99_0.997``, from the first to the second
+    """
+    kind, *ends = words.split("_")
+    try:
+        start, end = map(float, ends if len(ends) == 2 else [*ends, "0"])
+    except ValueError:
+        kind = ""
+    if kind != "lin":
+        raise ValueError(f"{name} must be a number, lin_START or lin_START_END, but it is {words!r}")
+    return LinearSchedule(start, end, 1.0)
+
+
+def _with_a_number_for_gamma(original: Any) -> Any:
+    """RL Zoo hands ``gamma`` on to VecNormalize, which can't follow a schedule."""
+
+    @wraps(original)
+    def preprocess(self: Any, hyperparams: dict[str, Any]) -> Any:
+        processed = original(self, hyperparams)
+        gamma = self.normalize_kwargs.get("gamma")
+        if callable(gamma):
+            self.normalize_kwargs["gamma"] = gamma(1.0)
+        return processed
 
     return preprocess
 

@@ -523,16 +523,18 @@ def test_trust_region_without_a_direction_says_so() -> None:
         plot_trust_region(model)
 
 
-class Limits(BaseCallback):
-    """Notes the KL of each update, and the limit that it had."""
+class Noted(BaseCallback):
+    """Notes what each update but the last logs under some tags."""
 
-    def _on_training_start(self) -> None:
-        self.seen: list[tuple[float, float]] = []
+    def __init__(self, *tags: str) -> None:
+        super().__init__()
+        self.tags = [f"train/{tag}" for tag in tags]
+        self.seen: list[list[float]] = []
 
     def _on_rollout_start(self) -> None:
         values = self.logger.name_to_value
-        if "train/target_kl" in values:
-            self.seen.append((values["train/target_kl"], values["train/kl_mean"]))
+        if self.tags[0] in values:
+            self.seen.append([values[tag] for tag in self.tags])
 
     def _on_step(self) -> bool:
         return True
@@ -542,7 +544,7 @@ class Limits(BaseCallback):
 def test_limit_follows_its_schedule(member: str, tmp_path: Path) -> None:
     model = make(member, target_kl=LinearSchedule(0.04, 0.0, 1.0))
     assert model.kl_limit == 0.04
-    limits = Limits()
+    limits = Noted("target_kl", "kl_mean")
     model.learn(64 * 20, limits, log_interval=1000)
     expected = [0.04 * max(0.0, 1 - steps / 1280) for steps in range(64, 1280, 64)]
     if "vine" not in member:
@@ -582,13 +584,39 @@ def test_entropy_coefficient_follows_its_schedule(member: str, tmp_path: Path) -
     assert type(with_entropy).load(tmp_path / "model.zip").ent_coef(0.5) == 0.2
 
 
+@pytest.mark.parametrize("member", ["npg", "empirical", "adaptive", "vine"])
+def test_discount_follows_its_schedule(member: str) -> None:
+    constant, function = (make(member, gamma=gamma).learn(192) for gamma in (0.6, lambda progress: 0.6))
+    assert th.equal(actor_of(constant), actor_of(function))
+    noted = Noted("gamma")
+    falling = make(member, gamma=LinearSchedule(0.9, 0.6, 1.0)).learn(64 * 3, noted, log_interval=1000)
+    assert not th.equal(actor_of(falling), actor_of(function))
+    if member != "vine":
+        assert [gamma for (gamma,) in noted.seen] == pytest.approx([0.9, 0.8])
+        assert falling.rollout_buffer.gamma == pytest.approx(0.7)
+
+
+def test_bound_without_discount_is_none() -> None:
+    model = collect(make("empirical", log_improvement_bound=True, gamma=lambda progress: 1.0))
+    model.train()
+    assert model.logger.name_to_value["train/improvement_lower_bound"] == -math.inf
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, math.nan])
+def test_discount_out_of_range(value: float) -> None:
+    with pytest.raises(ValueError, match=rf"gamma must be a number from 0 to 1, but it is {value}"):
+        make(gamma=value)
+    with pytest.raises(ValueError, match=rf"gamma at progress_remaining=1 must be a number from 0 to 1, but it is {value}"):
+        make(gamma=lambda progress: value).learn(64)
+
+
 @pytest.mark.parametrize("value", [-0.01, math.nan, math.inf])
 @pytest.mark.parametrize("name", ["target_kl", "ent_coef"])
 @pytest.mark.parametrize("member", ["npg", "empirical", "adaptive"])
 def test_schedule_out_of_range_changes_nothing(member: str, name: str, value: float) -> None:
     model = collect(make(member, **{name: lambda progress: value}))
     before, state = parameters_of(model), copy.deepcopy(model.policy.optimizer.state_dict())
-    with pytest.raises(ValueError, match=rf"{name} must be at least 0 .* gives {value} at progress_remaining=1"):
+    with pytest.raises(ValueError, match=rf"{name} at progress_remaining=1 must be a number of at least 0, but it is {value}"):
         model.train()
     assert all(th.equal(value, before[name]) for name, value in parameters_of(model).items())
     assert model.policy.optimizer.state_dict() == state

@@ -342,7 +342,7 @@ def test_unsupported_action_space() -> None:
 LOGGED = {
     "policy_objective", "kl_divergence_loss", "is_line_search_success", "value_loss", "explained_variance", "std", "n_updates",
     "learning_rate", "expected_improvement", "improvement_ratio", "kl_mean", "kl_max", "cg_iterations", "cg_residual",
-    "step_size", "line_search_steps", "line_search_outcome", "entropy", "gradient_norm", "target_kl", "ent_coef",
+    "step_size", "line_search_steps", "line_search_outcome", "entropy", "gradient_norm", "target_kl", "ent_coef", "gamma",
 }  # fmt: skip
 
 
