@@ -127,8 +127,7 @@ def register() -> None:
     manager = getattr(importlib.import_module("rl_zoo3.exp_manager"), "ExperimentManager", None)
     if manager is not None and not hasattr(manager, MARK):
         manager.__init__ = _with_our_files(manager.__init__)
-        manager._preprocess_schedules = staticmethod(_with_our_schedules(manager._preprocess_schedules))
-        manager._preprocess_normalization = _with_a_number_for_gamma(manager._preprocess_normalization)
+        manager._preprocess_hyperparams = _with_our_schedules(manager._preprocess_hyperparams)
         setattr(manager, MARK, True)
 
 
@@ -167,11 +166,18 @@ def _with_our_schedules(original: Any) -> Any:
     """RL Zoo turns its strings, ``lin_0.02``, into schedules for the arguments of SB3's algorithms alone."""
 
     @wraps(original)
-    def preprocess(hyperparams: dict[str, Any]) -> Any:
-        for name in SCHEDULES:
-            if isinstance(hyperparams.get(name), str):
-                hyperparams[name] = _schedule(name, hyperparams[name])
-        return original(hyperparams)
+    def preprocess(self: Any, hyperparams: dict[str, Any]) -> Any:
+        # Of the other algorithms some have strings of their own, such as SAC's "auto" for ent_coef.
+        if self.algo in ALGORITHMS:
+            for name in SCHEDULES:
+                if isinstance(hyperparams.get(name), str):
+                    hyperparams[name] = _schedule(name, hyperparams[name])
+        processed = original(self, hyperparams)
+        # RL Zoo hands gamma on to VecNormalize, which can't follow a schedule.
+        gamma = self.normalize_kwargs.get("gamma")
+        if callable(gamma):
+            self.normalize_kwargs["gamma"] = gamma(1.0)
+        return processed
 
     return preprocess
 
@@ -189,20 +195,6 @@ def _schedule(name: str, words: str) -> LinearSchedule:
     if kind != "lin":
         raise ValueError(f"{name} must be a number, lin_START or lin_START_END, but it is {words!r}")
     return LinearSchedule(start, end, 1.0)
-
-
-def _with_a_number_for_gamma(original: Any) -> Any:
-    """RL Zoo hands ``gamma`` on to VecNormalize, which can't follow a schedule."""
-
-    @wraps(original)
-    def preprocess(self: Any, hyperparams: dict[str, Any]) -> Any:
-        processed = original(self, hyperparams)
-        gamma = self.normalize_kwargs.get("gamma")
-        if callable(gamma):
-            self.normalize_kwargs["gamma"] = gamma(1.0)
-        return processed
-
-    return preprocess
 
 
 register()

@@ -18,6 +18,7 @@ import pytest
 import sb3_contrib
 import yaml
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+from stable_baselines3 import SAC
 
 from sb3_trpo_plus import TRPO, activation, zoo
 from sb3_trpo_plus.saving import load_vec_normalize
@@ -138,6 +139,13 @@ def test_other_algorithms_are_left_alone(tmp_path: Path) -> None:
     printed = run(*OURSELVES, "train", *arguments, cwd=tmp_path)
     assert "sb3_trpo_plus" not in printed.replace(str(Path(__file__).parents[1]), "")
     assert "rl_zoo3/hyperparams/a2c.yml" in printed
+
+
+def test_strings_of_other_algorithms_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.yml").write_text("Pendulum-v1: {policy: MlpPolicy, n_timesteps: 64, ent_coef: auto_0.1}")
+    arguments = ["--algo", "sac", "--env", "Pendulum-v1", "-conf", "mine.yml", "--eval-freq", "-1", "-f", "logs"]
+    run(*OURSELVES, "train", *arguments, cwd=tmp_path)
+    assert SAC.load(tmp_path / "logs/sac/Pendulum-v1_1/Pendulum-v1.zip").ent_coef == "auto_0.1"
 
 
 def test_hyperparameter_search(tmp_path: Path) -> None:
