@@ -324,6 +324,10 @@ def print_table() -> None:
         print("|", " | ".join([env_id, f"{task.steps:,}", f"{task.target:g}", *measured, *quoted]), "|")
 
 
+def by_seed(means: dict[int, float]) -> str:
+    return ", ".join(f"{means[seed]:.4g}" for seed in sorted(means))
+
+
 def print_seeds() -> None:
     """One Markdown row a study and environment, with the return of each seed."""
     print("| study | environment | mean return of each seed |")
@@ -332,7 +336,7 @@ def print_seeds() -> None:
         for env_id in study.envs:
             means = final_returns(name, env_id)
             if means:
-                print(f"| {name} | {env_id} |", ", ".join(f"{means[seed]:.4g}" for seed in sorted(means)), "|")
+                print(f"| {name} | {env_id} | {by_seed(means)} |")
 
 
 def print_former() -> None:
@@ -351,7 +355,7 @@ def print_former() -> None:
         ours, theirs = settings_of(("default", env_id, 0)), json.loads(settings)
         other = [f"`{key}: {theirs[key]}`" for key in theirs if theirs[key] != ours.get(key)]
         other += [f"no `{key}`" for key in ours if key not in theirs]
-        print(f"| {env_id} |", ", ".join(other), "|", ", ".join(f"{means[seed]:.4g}" for seed in sorted(means)), "|")
+        print(f"| {env_id} |", ", ".join(other), f"| {by_seed(means)} |")
 
 
 def main() -> None:

@@ -172,21 +172,15 @@ class KLControlled(FastRollouts):
         """
         return self._at_present("target_kl")
 
-    @property
-    def entropy_weight(self) -> float:
-        """
-        ``ent_coef`` at the present progress of the training.
-
-        :raises ValueError: its schedule gives a number that is not finite, or below 0
-        """
-        return self._at_present("ent_coef")
-
     def _at_present(self, name: str) -> float:
-        """The value of an argument that may be a schedule."""
-        argument, remaining = getattr(self, name), self._current_progress_remaining
-        value = FloatSchedule(argument)(remaining)
-        if callable(argument):
-            check_range(f"{name} at progress_remaining={remaining:.3g}", value, SCHEDULES[name])
+        """
+        The value of an argument that may be a schedule.
+
+        :raises ValueError: it is out of its range, or not finite
+        """
+        remaining = self._current_progress_remaining
+        value = FloatSchedule(getattr(self, name))(remaining)
+        check_range(f"{name} at progress_remaining={remaining:.3g}", value, SCHEDULES[name])
         return value
 
     def collect_rollouts(
@@ -209,7 +203,7 @@ class KLControlled(FastRollouts):
         # A rollout may end behind total_timesteps, the vine's by far; schedules know nothing below 0.
         self._current_progress_remaining = max(0.0, self._current_progress_remaining)
         self.logger.record("train/target_kl", self.kl_limit)
-        self.logger.record("train/ent_coef", self.entropy_weight)
+        self.logger.record("train/ent_coef", self._at_present("ent_coef"))
         self.logger.record("train/gamma", self.rollout_buffer.gamma)
         self._update_learning_rate(self.policy.optimizer)
         broken = self._first_not_finite()
@@ -264,8 +258,9 @@ class KLControlled(FastRollouts):
     def _surrogate(self, distribution: Distribution, sample: Sample) -> th.Tensor:
         """L(theta) = E[ pi_theta(a|s) / pi_old(a|s) * A(s,a) ] + ent_coef * E[ entropy of pi_theta(.|s) ]"""
         objective = sample.expected_advantage(distribution, sample.advantages)
-        if self.entropy_weight > 0:
-            objective = objective + self.entropy_weight * sample.entropy(distribution)
+        weight = self._at_present("ent_coef")
+        if weight > 0:
+            objective = objective + weight * sample.entropy(distribution)
         return objective
 
     def _fit_critic(self, actor_parameters: list[th.nn.Parameter]) -> None:
