@@ -44,7 +44,7 @@ def evaluate(folder: Path, env_id: str) -> tuple[float, float]:
 def main() -> None:
     warnings.simplefilter("ignore")
     try:
-        import pybullet_envs_gymnasium  # type: ignore[import-not-found]  # noqa: F401
+        import pybullet_envs_gymnasium  # noqa: F401
     except ImportError:
         print("The PyBullet agents are left out: install pybullet_envs_gymnasium")
     rows = []
