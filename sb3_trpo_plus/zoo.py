@@ -185,20 +185,16 @@ def _with_our_schedules(original: Any) -> Any:
 def _schedule(name: str, words: str) -> LinearSchedule:
     """
     :param name: of the argument
-    :param words: ``lin_0.02``, as in RL Zoo from 0.02 to 0; ``lin_0.99_0.997``, from the first to the second;
-        ``lin_0.02_0_0.5``, there after that fraction of the steps
+    :param words: ``lin_0.02``, as in RL Zoo from 0.02 to 0, or ``lin_0.99_0.997``, from the first to the second
     """
-    kind, *numbers = words.split("_")
+    kind, *ends = words.split("_")
     try:
-        start, end, fraction = map(float, [*numbers, *("0", "1")[len(numbers) - 1 :]])
+        start, end = map(float, ends if len(ends) == 2 else [*ends, "0"])
     except ValueError:
         kind = ""
-    if kind != "lin" or not 0 < fraction <= 1:
-        raise ValueError(
-            f"{name} must be a number, lin_START, lin_START_END or lin_START_END_FRACTION, with a fraction of the steps above "
-            f"0 and at most 1, but it is {words!r}"
-        )
-    return LinearSchedule(start, end, fraction)
+    if kind != "lin":
+        raise ValueError(f"{name} must be a number, lin_START or lin_START_END, but it is {words!r}")
+    return LinearSchedule(start, end, 1.0)
 
 
 register()
