@@ -77,7 +77,7 @@ class Study:
 
     :param algo: RL Zoo's name of the algorithm
     :param file: of hyperparameters; None: this package's
-    :param entry: of that file; None: the environment's own or, where there is none, the algorithm's own arguments
+    :param entry: of that file; None: the environment's own
     :param envs: what it is run on
     :param seeds: what it is run with
     """
@@ -117,6 +117,7 @@ TASKS = {
 }
 # Chosen once `default` was, for one look: no setting was tuned on these. The last two need pybullet_envs_gymnasium.
 UNSEEN = ("Pusher-v4", "HumanoidStandup-v4", "HopperBulletEnv-v0", "InvertedPendulumSwingupBulletEnv-v0")
+STEPS = {env_id: task.steps for env_id, task in TASKS.items()} | dict.fromkeys(UNSEEN, 1_000_000)
 STUDIES = {
     "tuned": Study(envs=tuple(TASKS)),
     "default": Study(entry="default", envs=tuple(MUJOCO)),
@@ -142,9 +143,11 @@ def settings_of(run: Run) -> dict[str, Any]:
     """In RL Zoo's form, before RL Zoo reads it."""
     name, env_id, _ = run
     study = STUDIES[name]
-    of_file = entries(study.file or zoo.hyperparams_file(study.algo))
-    entry = of_file.get(study.entry or env_id, {"policy": "MlpPolicy"})
-    return {**entry, "n_timesteps": TASKS[env_id].steps if env_id in TASKS else 1_000_000}
+    listed = entries(study.file or zoo.hyperparams_file(study.algo))
+    if env_id in UNSEEN:
+        # RL Zoo lists not all of them: the algorithm's own arguments stand in.
+        listed = {env_id: {"policy": "MlpPolicy"}, **listed}
+    return {**listed[study.entry or env_id], "n_timesteps": STEPS[env_id]}
 
 
 def file_of(run: Run) -> Path:
