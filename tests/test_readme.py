@@ -78,3 +78,14 @@ def test_tables_of_a_page_are_current(script: str, page: str, n_tables: int) -> 
     assert len(tables) == n_tables
     for table in tables:
         assert table in (ROOT / "docs" / f"{page}.md").read_text()
+
+
+def test_entries_say_what_they_reached() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "returns.py"), "--table"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    first_table = printed.split("\n\n")[0].splitlines()[2:]
+    measured = [(cells[1], cells[4], cells[2]) for cells in (re.split(r" ?\| ?", row) for row in first_table) if cells[4]]
+    assert len(measured) > 10
+    entries = (ROOT / "hyperparams" / "trpo.yml").read_text()
+    for env_id, result, steps in measured:
+        assert re.search(rf"(?m)^# {re.escape(result)} after {steps} steps \(.*\)\.\n{env_id}:", entries), env_id
