@@ -1,9 +1,9 @@
 """
 Does every member of the family solve CartPole-v1 and Pendulum-v1, on five seeds, and in how many steps?
 
-Trains with the entries of hyperparams/ (TRPO with NPG's), evaluates on the way (5 deterministic episodes every 5,000 steps) and at the end (20),
-and writes one CSV row a run to benchmarks/results/family.csv. Runs that have a row are skipped, so it can be stopped and
-started again.
+Trains with the entries of hyperparams/ (TRPO with NPG's), evaluates on the way (5 deterministic episodes every 5,000 steps)
+and at the end (20), and writes one CSV row a run to benchmarks/results/family.csv. Runs that have a row are skipped, so it can
+be stopped and started again.
 
     python benchmarks/family.py            # run what is missing (half an hour on two cores), print the table, draw the curves
     python benchmarks/family.py --table    # only print the table of what is there
