@@ -293,7 +293,7 @@ def final_returns(name: str, env_id: str) -> dict[int, float]:
 
 
 def published(env_id: str, algo: str) -> tuple[float, int] | None:
-    """The best of the published mean returns, and after how many steps; Gymnasium's versions have the same dynamics."""
+    """The best of the published mean returns, and after how many steps; of any version of the environment."""
 
     def name(id: str) -> str:
         return re.sub(r"-v\d$", "", id)
