@@ -106,12 +106,14 @@ def draw_curves(peers: list[str]) -> Figure:
 
 def draw_wall_clock(axes: Axes, env_id: str) -> None:
     """Every seed's curve over its time on one core, and the published figure of PPO."""
+    drawn: set[Path] = set()
     for study, name in NAMES.items():
         if env_id not in STUDIES[study].envs:
             continue
         for seed in STUDIES[study].seeds:
             file = file_of((study, env_id, seed))
-            if file.is_file():
+            if file.is_file() and file not in drawn:
+                drawn.add(file)
                 rows = read(file)
                 minutes = [row["seconds"] / 60 for row in rows]
                 label = name if seed == STUDIES[study].seeds[0] else None
@@ -119,13 +121,14 @@ def draw_wall_clock(axes: Axes, env_id: str) -> None:
     figure, _ = published(env_id, "PPO") or (np.nan, 0)
     axes.axhline(figure, color="black", linestyle=":", label=f"PPO's published {figure:.0f}")
     axes.set(xlabel="minutes on one core", ylabel="return of an episode", xscale="log", title=env_id)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    axes.legend(loc="lower right")
 
 
 def members(peer: str) -> list[str]:
-    """Studies that have all tasks of a peer's."""
-    return [study for study in NAMES if set(STUDIES[peer].envs) <= set(STUDIES[study].envs)]
+    """Studies that have a run of every task of a peer's."""
+    return [study for study in NAMES if all(len(evaluations(study, env_id)) for env_id in STUDIES[peer].envs)]
 
 
 def tasks_in_words(peer: str) -> str:
@@ -134,6 +137,9 @@ def tasks_in_words(peer: str) -> str:
 
 def main() -> None:
     peers = ["sb3_contrib", "ppo"]
+    incomplete = [peer for peer in peers if peer not in members(peer)]
+    if incomplete:
+        raise SystemExit(f"python benchmarks/returns.py --studies {' '.join(incomplete)} comes first")
     wall_clock = Figure(figsize=(8, 4.5), layout="constrained")
     draw_wall_clock(wall_clock.subplots(), "HalfCheetah-v4")
     for name, figure in {
