@@ -15,6 +15,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -303,6 +304,24 @@ def published(env_id: str, algo: str) -> tuple[float, int] | None:
     return max(((float(row["mean_return"]), int(row["env_steps"])) for row in rows), default=None)
 
 
+def best_published(env_id: str) -> float:
+    """By TRPO or PPO, after any number of steps."""
+    return max(figure for algo in ("TRPO", "PPO") for figure, _ in [published(env_id, algo) or (-math.inf, 0)])
+
+
+def held_from(env_id: str) -> int | None:
+    """Steps from which on the tuned agents' mean over all seeds is never below the target, if all seeds were run."""
+    files = [file_of(("tuned", env_id, seed)) for seed in STUDIES["tuned"].seeds]
+    if not all(file.is_file() for file in files):
+        return None
+    curves = [read(file) for file in files]
+    steps = None
+    for rows in zip(*curves, strict=True):
+        reached = np.mean([np.mean(row["returns"]) for row in rows]) >= TASKS[env_id].target
+        steps = (steps or rows[0]["steps"]) if reached else None
+    return steps
+
+
 def summary(name: str, env_id: str) -> str:
     """Mean and standard deviation over the seeds."""
     values = list(final_returns(name, env_id).values()) if env_id in STUDIES[name].envs else []
@@ -314,22 +333,25 @@ def summary(name: str, env_id: str) -> str:
 
 
 def print_table() -> None:
-    """One Markdown row an environment, ours beside the peers measured here and the best published figures."""
+    """One Markdown row an environment that has a run of ours, beside peers measured here and the best published figures."""
     print(
         "| environment | steps | target | ours, tuned | ours, `default` | sb3-contrib's TRPO | SB3's PPO "
-        "| published TRPO | published PPO |"
+        "| published TRPO | published PPO | tuned against the best published | target held from step |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for env_id, task in TASKS.items():
         measured = [summary(name, env_id) for name in ("tuned", "default", "sb3_contrib", "ppo")]
-        if not any(measured):
+        if not measured[0]:
             continue
         quoted = []
         for algo in ("TRPO", "PPO"):
             figure, steps = published(env_id, algo) or (None, task.steps)
             after = "" if steps == task.steps else f" ({steps:,} steps)"
             quoted.append("" if figure is None else f"{figure:.4g}{after}")
-        print("|", " | ".join([env_id, f"{task.steps:,}", f"{task.target:g}", *measured, *quoted]), "|")
+        best, reached = best_published(env_id), held_from(env_id)
+        tuned = statistics.mean(final_returns("tuned", env_id).values())
+        stands = [f"{(tuned - best) / abs(best):+.0%}", f"{reached:,}" if reached else ""]
+        print("|", " | ".join([env_id, f"{task.steps:,}", f"{task.target:g}", *measured, *quoted, *stands]), "|")
 
 
 def print_unseen() -> None:

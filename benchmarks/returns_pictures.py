@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from returns import STUDIES, file_of, published, read
+from returns import STUDIES, best_published, file_of, published, read
 from rliable import library, metrics, plot_utils
 
 Scores = npt.NDArray[np.float64]
@@ -41,10 +41,7 @@ def scores(study: str, peer: str) -> Scores:
     :return: shape (seeds, tasks, evaluations)
     """
     tasks = STUDIES[peer].envs
-    best = [
-        max(figure for algo in ("TRPO", "PPO") for figure, _ in [published(env_id, algo) or (-np.inf, 0)]) for env_id in tasks
-    ]
-    curves = [evaluations(study, env_id) / figure for env_id, figure in zip(tasks, best, strict=True)]
+    curves = [evaluations(study, env_id) / best_published(env_id) for env_id in tasks]
     n_seeds = min(len(curve) for curve in curves)
     return np.stack([curve[:n_seeds] for curve in curves], axis=1)
 
