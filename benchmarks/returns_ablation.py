@@ -24,6 +24,9 @@ FILE = Path(__file__).parent / "results" / "returns_ablation.csv"
 STEPS = 300_000
 ENVS = ("HalfCheetah-v4", "Hopper-v4")
 SEEDS = (1000, 1001)
+UNCHANGED = "nothing"
+# More of what all others are compared with, which also tells how far seeds lie apart.
+SEEDS_UNCHANGED = tuple(range(1000, 1008))
 
 
 def policy(changed: str) -> dict[str, Any]:
@@ -32,7 +35,7 @@ def policy(changed: str) -> dict[str, Any]:
 
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "nothing": {},
+    UNCHANGED: {},
     "2 environments of 1024 steps": {"n_envs": 2, "n_steps": 1024},
     "rollouts of 512": {"n_steps": 64},
     "rollouts of 1024": {"n_steps": 128},
@@ -78,6 +81,10 @@ CHANGES: dict[str, dict[str, Any]] = {
 Run = tuple[str, str, int]
 
 
+def seeds_of(change: str) -> tuple[int, ...]:
+    return SEEDS_UNCHANGED if change == UNCHANGED else SEEDS
+
+
 def settings_of(run: Run) -> dict[str, Any]:
     return {**entries(zoo.hyperparams_file("trpo"))["default"], "n_timesteps": STEPS, **CHANGES[run[0]]}
 
@@ -109,26 +116,42 @@ def row_of(run: Run, rows: list[dict[str, str]]) -> dict[str, str] | None:
     return same[-1] if same else None
 
 
+def measured(change: str, env_id: str, column: str, rows: list[dict[str, str]]) -> list[float]:
+    """One number for each seed that was run."""
+    found = [row_of((change, env_id, seed), rows) for seed in seeds_of(change)]
+    return [float(row[column]) for row in found if row]
+
+
 def print_table() -> None:
-    """One Markdown row a change: the mean over the seeds of the last policy's return, and of the mean along the curve."""
+    """
+    One Markdown row a change, means over the seeds of the last policy's return and of the mean along the curve.
+
+    What is unchanged has their standard deviation too, the others how far they are from it on average over the environments.
+    """
     rows = results_file.read(FILE)
-    print("| changed |", " | ".join(f"{env_id}, at the end | on the way" for env_id in ENVS), "|")
-    print("|---|" + "---|---|" * len(ENVS))
+    print("| changed |", " | ".join(f"{env_id}, at the end | on the way" for env_id in ENVS), "| at the end | on the way |")
+    print("|---|" + "---|---|" * (len(ENVS) + 1))
+    columns = ("mean_return", "mean_on_the_way")
     for change in CHANGES:
-        cells = []
-        for env_id in ENVS:
-            of = [row for seed in SEEDS if (row := row_of((change, env_id, seed), rows))]
-            for column in ("mean_return", "mean_on_the_way"):
-                values = [float(row[column]) for row in of]
-                cells.append(f"{statistics.mean(values):.4g}" if values else "")
-        if any(cells):
-            print(f"| {change} |", " | ".join(cells), "|")
+        of = {(env, column): measured(change, env, column, rows) for env in ENVS for column in columns}
+        if not all(of.values()):
+            continue
+        cells = [f"{statistics.mean(values):.4g}" for values in of.values()]
+        if change == UNCHANGED:
+            unchanged = {key: statistics.mean(values) for key, values in of.items()}
+            cells = [f"{cell} ± {statistics.stdev(values):.3g}" for cell, values in zip(cells, of.values(), strict=True)]
+            cells += ["", ""]
+        else:
+            ratios = {key: statistics.mean(values) / unchanged[key] for key, values in of.items()}
+            cells += [f"{statistics.mean(ratios[env, column] for env in ENVS) - 1:+.0%}" for column in columns]
+        print(f"| {change} |", " | ".join(cells), "|")
 
 
 def main() -> None:
     args = results_file.parser(__doc__).parse_args()
     if not args.table:
-        runs = [(change, env_id, seed) for seed in SEEDS for change in CHANGES for env_id in ENVS]
+        runs = [(change, env_id, seed) for change in CHANGES for seed in seeds_of(change) for env_id in ENVS]
+        runs.sort(key=lambda run: run[2])
         rows = results_file.read(FILE)
         results_file.run_all(FILE, train, [run for run in runs if row_of(run, rows) is None], args.jobs)
     print_table()
