@@ -86,6 +86,19 @@ def full_step(fisher: FisherVectorProduct, gradient: th.Tensor, damping: float, 
     return largest_step(s.dot(fisher(s)).item(), max_kl) * s
 
 
+def mean_of_others(gains: Array) -> tuple[float, float]:
+    """
+    What steps gain on rollouts that they were not made from.
+
+    :param gains: of the step of rollout i on rollout j, shape (rollouts, rollouts)
+    :return: mean and standard error, which a jackknife over the rollouts gives: each is in many of the pairs
+    """
+    n = len(gains)
+    others = gains - np.diag(np.diag(gains))
+    without = (others.sum() - others.sum(0) - others.sum(1)) / ((n - 1) * (n - 2))
+    return float(others.sum() / (n * (n - 1))), float(np.sqrt((n - 1) * without.var()))
+
+
 def measure(env_id: str) -> list[dict[str, Any]]:
     """A row for each way to a step."""
     warnings.simplefilter("ignore")
@@ -101,14 +114,15 @@ def measure(env_id: str) -> list[dict[str, Any]]:
             surrogate = model._surrogate(policy_model.action_distribution(model.policy, observations), sample)
             parameters, gradients[-1][gae_lambda] = policy_model.actor_gradient(model.policy, surrogate)
         fishers.append(policy_model.fisher_vector_product(model.policy, observations, parameters))
-    total = th.stack([gradient[TRUTH] for gradient in gradients]).sum(0)
+    truths = th.stack([gradient[TRUTH] for gradient in gradients], dim=1)
     rows = []
     for damping, cg_max_steps, gae_lambda in WAYS:
-        promised, kept = [], []
+        promised, gains = [], []
         for fisher, gradient in zip(fishers, gradients, strict=True):
             step = full_step(fisher, gradient[gae_lambda], damping, cg_max_steps, model.kl_limit)
             promised.append(step.dot(gradient[gae_lambda]).item())
-            kept.append(step.dot(total - gradient[TRUTH]).item() / (N_ROLLOUTS - 1))
+            gains.append((step @ truths).double().numpy())
+        kept, kept_standard_error = mean_of_others(np.stack(gains))
         rows.append(
             {
                 "env": env_id,
@@ -118,8 +132,8 @@ def measure(env_id: str) -> list[dict[str, Any]]:
                 "cg_max_steps": cg_max_steps,
                 "gae_lambda": gae_lambda,
                 "promised": f"{statistics.mean(promised):.4g}",
-                "kept": f"{statistics.mean(kept):.3g}",
-                "kept_standard_error": f"{statistics.stdev(kept) / N_ROLLOUTS**0.5:.2g}",
+                "kept": f"{kept:.3g}",
+                "kept_standard_error": f"{kept_standard_error:.2g}",
                 **results_file.described(),
             }
         )
