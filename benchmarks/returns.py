@@ -324,17 +324,16 @@ def best_published(env_id: str) -> float:
     return max(figure for algo in ("TRPO", "PPO") for figure, _ in [published(env_id, algo) or (-math.inf, 0)])
 
 
-def held_from(env_id: str) -> int | None:
-    """Steps from which on the tuned agents' mean over all seeds is never below the target, if all seeds were run."""
-    files = [file_of(("tuned", env_id, seed)) for seed in STUDIES["tuned"].seeds]
-    if not all(file.is_file() for file in files):
-        return None
-    curves = [read(file) for file in files]
-    steps = None
+def held_from(name: str, env_id: str, level: float) -> tuple[int, float] | None:
+    """Steps, and seconds, from which on the mean over the seeds that have a file is never below a level."""
+    curves = [read(file) for seed in STUDIES[name].seeds if (file := file_of((name, env_id, seed))).is_file()]
+    held = None
     for rows in zip(*curves, strict=True):
-        reached = np.mean([np.mean(row["returns"]) for row in rows]) >= TASKS[env_id].target
-        steps = (steps or rows[0]["steps"]) if reached else None
-    return steps
+        if np.mean([np.mean(row["returns"]) for row in rows]) < level:
+            held = None
+        elif held is None:
+            held = rows[0]["steps"], float(np.mean([row["seconds"] for row in rows]))
+    return held
 
 
 def summary(name: str, env_id: str) -> str:
@@ -363,10 +362,29 @@ def print_table() -> None:
             figure, steps = published(env_id, algo) or (None, task.steps)
             after = "" if steps == task.steps else f" ({steps:,} steps)"
             quoted.append("" if figure is None else f"{figure:.4g}{after}")
-        best, reached = best_published(env_id), held_from(env_id)
+        best, held = best_published(env_id), held_from("tuned", env_id, task.target)
         tuned = statistics.mean(final_returns("tuned", env_id).values())
-        stands = [f"{(tuned - best) / abs(best):+.0%}", f"{reached:,}" if reached else ""]
+        stands = [f"{(tuned - best) / abs(best):+.0%}", f"{held[0]:,}" if held else ""]
         print("|", " | ".join([env_id, f"{task.steps:,}", f"{task.target:g}", *measured, *quoted, *stands]), "|")
+
+
+def print_times() -> None:
+    """One Markdown row a library: how long HalfCheetah takes to PPO's published return."""
+    env_id = "HalfCheetah-v4"
+    level, _ = published(env_id, "PPO") or (math.inf, 0)
+    print(f"| {env_id} | seeds | ends above {level:.0f} | mean over the seeds above it from step | after | whole run |")
+    print("|---" * 6 + "|")
+    for name, words in {"tuned": "ours", "sb3_contrib": "sb3-contrib's TRPO", "ppo": "SB3's PPO"}.items():
+        returns = final_returns(name, env_id)
+        seconds = [read(file_of((name, env_id, seed)))[-1]["seconds"] for seed in returns]
+        above = sum(value >= level for value in returns.values())
+        held = held_from(name, env_id, level)
+        reached = [f"{held[0]:,}", minutes(held[1])] if held else ["", ""]
+        print("|", " | ".join([words, str(len(returns)), str(above), *reached, minutes(statistics.mean(seconds))]), "|")
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min"
 
 
 def print_unseen() -> None:
@@ -433,7 +451,7 @@ def main() -> None:
         missing = {file_of(run): run for run in runs if not file_of(run).is_file()}
         for _ in results_file.in_processes(train, list(missing.values()), args.jobs):
             pass
-    for table in (print_table, print_unseen, print_seeds, print_former):
+    for table in (print_table, print_times, print_unseen, print_seeds, print_former):
         table()
         print()
 

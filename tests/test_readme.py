@@ -4,8 +4,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -20,6 +22,25 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     exec(train, {})
     assert (tmp_path / "cartpole.zip").is_file()
     exec(load, {})
+
+
+def test_example_of_an_entry_is_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    example = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "returns.md").read_text(), re.DOTALL)[0]
+    names: dict[str, Any] = {}
+    exec(example.replace("1_000_000", "2_048"), names)
+    assert (tmp_path / "half_cheetah.zip").is_file()
+    assert (tmp_path / "vecnormalize.pkl").is_file()
+
+    entry = yaml.safe_load((ROOT / "hyperparams" / "trpo.yml").read_text())["default"]
+    model = names["model"]
+    schedules = {name: f"lin_{getattr(model, name)(1.0):g}" for name in ("target_kl", "ent_coef")}
+    given = {"n_envs": model.n_envs, "n_steps": model.n_steps, "cg_damping": model.cg_damping, **schedules}
+    given["policy_kwargs"] = f"dict(log_std_init={model.policy_kwargs['log_std_init']})"
+    given["env_wrapper"] = f"{names['unit_actions'].__module__}.{names['unit_actions'].__name__}"
+    assert entry == given | {"normalize": True, "policy": "MlpPolicy", "n_timesteps": 1e6}
+    assert model.target_kl(0.5) == pytest.approx(0.015)
+    assert model.ent_coef(0.0) == 0.0
 
 
 def test_example_with_an_old_model_runs(
@@ -64,7 +85,7 @@ def test_table_of_cheaper_steps_is_current() -> None:
     ("script", "page", "n_tables"),
     [
         ("gradient_noise", "returns", 1),
-        ("returns", "returns", 3),
+        ("returns", "returns", 4),
         ("family", "family", 1),
         ("vine", "vine", 2),
         ("fisher", "trust_region", 1),
