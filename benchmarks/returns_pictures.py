@@ -41,9 +41,7 @@ def scores(study: str, peer: str) -> Scores:
     :return: shape (seeds, tasks, evaluations)
     """
     tasks = STUDIES[peer].envs
-    curves = [evaluations(study, env_id) / best_published(env_id) for env_id in tasks]
-    n_seeds = min(len(curve) for curve in curves)
-    return np.stack([curve[:n_seeds] for curve in curves], axis=1)
+    return np.stack([evaluations(study, env_id) / best_published(env_id) for env_id in tasks], axis=1)
 
 
 def intervals(of: dict[str, Any], func: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -124,8 +122,12 @@ def draw_wall_clock(axes: Axes, env_id: str) -> None:
 
 
 def members(peer: str) -> list[str]:
-    """Studies that have a run of every task of a peer's."""
-    return [study for study in NAMES if all(len(evaluations(study, env_id)) for env_id in STUDIES[peer].envs)]
+    """Studies that have all their seeds of every task of a peer's."""
+    return [
+        study
+        for study in NAMES
+        if all(len(evaluations(study, env_id)) == len(STUDIES[study].seeds) for env_id in STUDIES[peer].envs)
+    ]
 
 
 def tasks_in_words(peer: str) -> str:
