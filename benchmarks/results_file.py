@@ -68,8 +68,11 @@ def run_all(file: Path, train: Callable[[Any], dict[str, Any]], runs: Sequence[A
 
 
 def in_processes(train: Callable[[Any], Result], runs: Sequence[Any], jobs: int) -> Iterator[Result]:
-    """What each run gives, in the order in which they end, with a progress bar; arguments as above."""
+    """What each run gives, in the order in which they end, with a progress bar; until one fails; arguments as above."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(train, run) for run in runs]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="run", disable=not runs):
-            yield future.result()
+        try:
+            for future in tqdm(as_completed(futures), total=len(futures), unit="run", disable=not runs):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)

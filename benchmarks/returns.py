@@ -177,21 +177,19 @@ class Curve(BaseCallback):
         self._start, self._paused = time.perf_counter(), 0.0
         self.rows: list[dict[str, Any]] = []
 
-    def evaluate(self, episodes: int) -> list[float]:
-        """Deterministic returns, kept as a row."""
+    def evaluate(self, episodes: int) -> None:
+        """Keep deterministic returns as a row."""
         begin = time.perf_counter()
         if self.model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self.training_env, self._env)
         returns, _ = evaluate_policy(self.model, self._env, episodes, return_episode_rewards=True, warn=False)
-        assert isinstance(returns, list)
         row = {
             "steps": self.model.num_timesteps,
             "seconds": round(begin - self._start - self._paused, 1),
-            "returns": " ".join(f"{value:.6g}" for value in returns),
+            "returns": returns,
         }
         self.rows.append(row)
         self._paused += time.perf_counter() - begin
-        return returns
 
     def _on_step(self) -> bool:
         if self.num_timesteps >= self._every * (len(self.rows) + 1):
@@ -272,7 +270,7 @@ def write(run: Run, settings: dict[str, Any], rows: list[dict[str, Any]]) -> Non
         stream.writelines(f"# {key}: {str(value).strip()}\n" for key, value in about.items())
         writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({**row, "returns": " ".join(f"{value:.6g}" for value in row["returns"])} for row in rows)
     unfinished.rename(file)
 
 
