@@ -5,6 +5,7 @@ stratified bootstrap intervals (rliable), and learning curves over steps and ove
     python benchmarks/returns_pictures.py
 """
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ def draw_interquartile_means(peers: list[str]) -> Figure:
             axes.barh(place, high - low, left=low, height=0.6, color=COLORS[name], alpha=0.7)
             axes.plot([points[name][0]] * 2, [place - 0.3, place + 0.3], color="black")
         axes.set_yticks(range(len(of)), list(reversed(of)))
+        # A bar that begins at the axis looks cut off.
+        axes.use_sticky_edges = False
         axes.set(title=tasks_in_words(peer), xlabel="interquartile mean of return / best published")
         axes.grid(alpha=0.3, axis="x")
     return figure
@@ -109,7 +112,9 @@ def draw_wall_clock(axes: Axes, env_id: str) -> None:
             file = file_of((study, env_id, seed))
             if file.is_file() and file not in drawn:
                 drawn.add(file)
-                rows = read(file)
+                # The last evaluation on the way is a rollout before the one at the end, of a quarter of the episodes.
+                *rows, _, end = read(file)
+                rows = [*rows, end]
                 minutes = [row["seconds"] / 60 for row in rows]
                 label = name if seed == STUDIES[study].seeds[0] else None
                 axes.plot(minutes, [np.mean(row["returns"]) for row in rows], color=COLORS[name], label=label, alpha=0.8)
@@ -118,7 +123,7 @@ def draw_wall_clock(axes: Axes, env_id: str) -> None:
     axes.set(xlabel="minutes on one core", ylabel="return of an episode", xscale="log", title=env_id)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
 
 
 def members(peer: str) -> list[str]:
@@ -131,7 +136,7 @@ def members(peer: str) -> list[str]:
 
 
 def tasks_in_words(peer: str) -> str:
-    return ", ".join(env_id.split("-")[0] for env_id in STUDIES[peer].envs)
+    return textwrap.fill(", ".join(env_id.split("-")[0] for env_id in STUDIES[peer].envs), 36)
 
 
 def main() -> None:
