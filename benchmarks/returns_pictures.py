@@ -63,10 +63,11 @@ def draw_interquartile_means(peers: list[str]) -> Figure:
             axes.barh(place, high - low, left=low, height=0.6, color=COLORS[name], alpha=0.7)
             axes.plot([points[name][0]] * 2, [place - 0.3, place + 0.3], color="black")
         axes.set_yticks(range(len(of)), list(reversed(of)))
-        # A bar that begins at the axis looks cut off.
-        axes.use_sticky_edges = False
         axes.set(title=tasks_in_words(peer), xlabel="interquartile mean of return / best published")
         axes.grid(alpha=0.3, axis="x")
+        # A bar that begins at the axis looks cut off.
+        left, right = axes.get_xlim()
+        axes.set_xlim(left - 0.05 * (right - left))
     return figure
 
 

@@ -78,6 +78,7 @@ def test_tables_of_the_readme_are_current(script: str) -> None:
         ("cheaper_step", "performance", 2),
         ("gradient_noise", "returns", 1),
         ("returns", "returns", 4),
+        ("returns_ablation", "returns", 1),
         ("family", "family", 1),
         ("vine", "vine", 2),
         ("fisher", "trust_region", 1),
