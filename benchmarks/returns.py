@@ -296,14 +296,19 @@ def head(file: Path) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines)
 
 
-def mean_at_the_end(file: Path) -> float:
-    return float(np.mean(read(file)[-1]["returns"]))
+def mean_at_the_end(rows: list[dict[str, Any]]) -> float:
+    return float(np.mean(rows[-1]["returns"]))
+
+
+def curves(name: str, env_id: str) -> dict[int, list[dict[str, Any]]]:
+    """The evaluations of a study's runs by their seeds, of those that have a file."""
+    files = {seed: file_of((name, env_id, seed)) for seed in STUDIES[name].seeds}
+    return {seed: read(file) for seed, file in files.items() if file.is_file()}
 
 
 def final_returns(name: str, env_id: str) -> dict[int, float]:
-    """Mean return at the end of a run by its seed, of the runs that have a file."""
-    files = {seed: file_of((name, env_id, seed)) for seed in STUDIES[name].seeds}
-    return {seed: mean_at_the_end(file) for seed, file in files.items() if file.is_file()}
+    """Mean return at the end of each run by its seed."""
+    return {seed: mean_at_the_end(rows) for seed, rows in curves(name, env_id).items()}
 
 
 def published(env_id: str, algo: str) -> tuple[float, int] | None:
@@ -324,9 +329,8 @@ def best_published(env_id: str) -> float:
 
 def held_from(name: str, env_id: str, level: float) -> tuple[int, float] | None:
     """Steps, and seconds, from which on the mean over the seeds that have a file is never below a level."""
-    curves = [read(file) for seed in STUDIES[name].seeds if (file := file_of((name, env_id, seed))).is_file()]
     held = None
-    for rows in zip(*curves, strict=True):
+    for rows in zip(*curves(name, env_id).values(), strict=True):
         if np.mean([np.mean(row["returns"]) for row in rows]) < level:
             held = None
         elif held is None:
@@ -374,7 +378,7 @@ def print_times() -> None:
     print("|---" * 6 + "|")
     for name, words in {"tuned": "ours", "sb3_contrib": "sb3-contrib's TRPO", "ppo": "SB3's PPO"}.items():
         returns = final_returns(name, env_id)
-        seconds = [read(file_of((name, env_id, seed)))[-1]["seconds"] for seed in returns]
+        seconds = [rows[-1]["seconds"] for rows in curves(name, env_id).values()]
         above = sum(value >= level for value in returns.values())
         held = held_from(name, env_id, level)
         reached = [f"{held[0]:,}", minutes(held[1])] if held else ["", ""]
@@ -420,7 +424,7 @@ def print_former() -> None:
     for file in sorted(RESULTS.glob("trpo/*.csv")):
         if file not in present:
             about = head(file)
-            former.setdefault((about["env"], about["settings"]), {})[int(about["seed"])] = mean_at_the_end(file)
+            former.setdefault((about["env"], about["settings"]), {})[int(about["seed"])] = mean_at_the_end(read(file))
     print("| environment | where it differs from `default` | mean return of each seed |")
     print("|---|---|---|")
     for (env_id, settings), means in former.items():

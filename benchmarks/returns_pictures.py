@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from returns import STUDIES, best_published, file_of, published, read
+from returns import STUDIES, best_published, curves, file_of, published
 from rliable import library, metrics, plot_utils
 
 Scores = npt.NDArray[np.float64]
@@ -31,8 +31,7 @@ REPETITIONS = 2000
 
 def evaluations(study: str, env_id: str) -> Scores:
     """Mean returns, shape (seeds, evaluations), of the runs that have a file."""
-    files = [file_of((study, env_id, seed)) for seed in STUDIES[study].seeds]
-    return np.array([[np.mean(row["returns"]) for row in read(file)] for file in files if file.is_file()])
+    return np.array([[np.mean(row["returns"]) for row in rows] for rows in curves(study, env_id).values()])
 
 
 def scores(study: str, peer: str) -> Scores:
@@ -110,16 +109,15 @@ def draw_wall_clock(axes: Axes, env_id: str) -> None:
     for study, name in NAMES.items():
         if env_id not in STUDIES[study].envs:
             continue
-        for seed in STUDIES[study].seeds:
+        for seed, rows in curves(study, env_id).items():
             file = file_of((study, env_id, seed))
-            if file.is_file() and file not in drawn:
+            if file not in drawn:
                 drawn.add(file)
                 # The last evaluation on the way is a rollout before the one at the end, of a quarter of the episodes.
-                *rows, _, end = read(file)
-                rows = [*rows, end]
-                minutes = [row["seconds"] / 60 for row in rows]
+                shown = [*rows[:-2], rows[-1]]
+                minutes = [row["seconds"] / 60 for row in shown]
                 label = name if seed == STUDIES[study].seeds[0] else None
-                axes.plot(minutes, [np.mean(row["returns"]) for row in rows], color=COLORS[name], label=label, alpha=0.8)
+                axes.plot(minutes, [np.mean(row["returns"]) for row in shown], color=COLORS[name], label=label, alpha=0.8)
     figure, _ = published(env_id, "PPO") or (np.nan, 0)
     axes.axhline(figure, color="black", linestyle=":", label=f"PPO's published {figure:.0f}")
     axes.set(xlabel="minutes on one core", ylabel="return of an episode", xscale="log", title=env_id)
