@@ -21,11 +21,12 @@ Scores = npt.NDArray[np.float64]
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 NAMES = {
     "tuned": "ours (tuned)",
+    "fresh": "ours (seeds 5 to 9)",
     "default": "ours (default)",
     "sb3_contrib": "sb3-contrib's TRPO",
     "ppo": "SB3's PPO",
 }
-COLORS = dict(zip(NAMES.values(), ("tab:blue", "tab:cyan", "tab:orange", "tab:green"), strict=True))
+COLORS = dict(zip(NAMES.values(), ("tab:blue", "tab:purple", "tab:cyan", "tab:orange", "tab:green"), strict=True))
 REPETITIONS = 2000
 
 
@@ -76,10 +77,10 @@ def draw_improvements(peers: list[str]) -> Figure:
     pairs = {
         f"{NAMES[ours]},{NAMES[peer]}": (scores(ours, peer)[:, :, -1], scores(peer, peer)[:, :, -1])
         for peer in peers
-        for ours in ("tuned", "default")
+        for ours in ("tuned", "fresh", "default")
     }
     points, ranges = intervals(pairs, metrics.probability_of_improvement)
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     plot_utils.plot_probability_of_improvement(points, ranges, ax=axes, xticks=[0, 0.25, 0.5, 0.75, 1])
     return figure
@@ -123,7 +124,7 @@ def draw_wall_clock(axes: Axes, env_id: str) -> None:
     axes.set(xlabel="minutes on one core", ylabel="return of an episode", xscale="log", title=env_id)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def members(peer: str) -> list[str]:
@@ -144,7 +145,7 @@ def main() -> None:
     incomplete = [peer for peer in peers if peer not in members(peer)]
     if incomplete:
         raise SystemExit(f"python benchmarks/returns.py --studies {' '.join(incomplete)} comes first")
-    wall_clock = Figure(figsize=(8, 4.5), layout="constrained")
+    wall_clock = Figure(figsize=(10, 4.5), layout="constrained")
     draw_wall_clock(wall_clock.subplots(), "HalfCheetah-v4")
     for name, figure in {
         "interquartile_means": draw_interquartile_means(peers),
