@@ -25,7 +25,8 @@ from speed import CARTPOLE, CHEETAH, MUJOCO, WIDE, make_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_trpo_plus import TRPO, policy_model
+from sb3_trpo_plus import TRPO
+from sb3_trpo_plus.policies.distributions import action_distribution, kl_divergence
 
 RESULTS = Path(__file__).parent / "results" / "cheaper_step.csv"
 SETTINGS: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -78,15 +79,15 @@ class Compared(TRPO):
 
         def at(scale: float) -> Any:
             self.policy.load_state_dict({name: value + scale * (end[name] - value) for name, value in start.items()})
-            return policy_model.action_distribution(self.policy, rollout.observations)
+            return action_distribution(self.policy, rollout.observations)
 
         old = at(0.0)
         low, high = 0.0, 1.0
-        while policy_model.kl_divergence(old, at(high)).mean() < self.kl_limit and high < 16:
+        while kl_divergence(old, at(high)).mean() < self.kl_limit and high < 16:
             high *= 2
         for _ in range(12):
             middle = (low + high) / 2
-            if policy_model.kl_divergence(old, at(middle)).mean() < self.kl_limit:
+            if kl_divergence(old, at(middle)).mean() < self.kl_limit:
                 low = middle
             else:
                 high = middle

@@ -19,8 +19,10 @@ import torch as th
 from cheaper_step import SETTINGS, Compared
 from speed import make_env
 
-from sb3_trpo_plus import policy_model
-from sb3_trpo_plus.kl_controlled import Sample
+from sb3_trpo_plus.policies.actor import actor_gradient
+from sb3_trpo_plus.policies.distributions import action_distribution
+from sb3_trpo_plus.policies.fisher import empirical_fisher_vector_product, fisher_vector_product
+from sb3_trpo_plus.rollouts.sample import Sample
 
 RESULTS = Path(__file__).parent / "results" / "fisher.csv"
 WORKLOADS = ("CartPole-v1", "HalfCheetah-v4", "HalfCheetah-v4 256x256")
@@ -54,10 +56,10 @@ def measure(name: str) -> dict[str, Any]:
     model.gains = []
     model.learn(UPDATES * model.n_steps * model.n_envs)
     sample: Sample = model._sample()
-    distribution = policy_model.action_distribution(model.policy, sample.observations)
-    parameters, gradient = policy_model.actor_gradient(model.policy, model._surrogate(distribution, sample))
-    gauss_newton = policy_model.fisher_vector_product(model.policy, sample.observations, parameters)
-    empirical = policy_model.empirical_fisher_vector_product(model.policy, sample.observations, sample.actions, parameters)
+    distribution = action_distribution(model.policy, sample.observations)
+    parameters, gradient = actor_gradient(model.policy, model._surrogate(distribution, sample))
+    gauss_newton = fisher_vector_product(model.policy, sample.observations, parameters)
+    empirical = empirical_fisher_vector_product(model.policy, sample.observations, sample.actions, parameters)
     # Of each update, since single ones with ratios of probabilities far from 1 would rule a mean.
     low, median, high = statistics.quantiles([gains["empirical"] / gains["full"] for gains in model.gains], n=4)
     return {

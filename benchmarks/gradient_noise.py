@@ -26,9 +26,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_trpo_plus import TRPO, policy_model
-from sb3_trpo_plus.kl_controlled import Sample, normalized
-from sb3_trpo_plus.rollouts import Array
+from sb3_trpo_plus import TRPO
+from sb3_trpo_plus.policies.actor import actor_gradient
+from sb3_trpo_plus.policies.distributions import action_distribution
+from sb3_trpo_plus.policies.fisher import fisher_vector_product
+from sb3_trpo_plus.rollouts.collection import Array
+from sb3_trpo_plus.rollouts.sample import Sample, normalized
 from sb3_trpo_plus.trust_region.conjugate_gradient import conjugate_gradient
 from sb3_trpo_plus.trust_region.fisher import FisherVectorProduct
 from sb3_trpo_plus.trust_region.step import largest_step
@@ -111,9 +114,9 @@ def measure(env_id: str) -> list[dict[str, Any]]:
         observations = rollout[TRUTH].observations
         gradients.append({})
         for gae_lambda, sample in rollout.items():
-            surrogate = model._surrogate(policy_model.action_distribution(model.policy, observations), sample)
-            parameters, gradients[-1][gae_lambda] = policy_model.actor_gradient(model.policy, surrogate)
-        fishers.append(policy_model.fisher_vector_product(model.policy, observations, parameters))
+            surrogate = model._surrogate(action_distribution(model.policy, observations), sample)
+            parameters, gradients[-1][gae_lambda] = actor_gradient(model.policy, surrogate)
+        fishers.append(fisher_vector_product(model.policy, observations, parameters))
     truths = th.stack([gradient[TRUTH] for gradient in gradients], dim=1)
     rows = []
     for damping, cg_max_steps, gae_lambda in WAYS:

@@ -29,9 +29,11 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
-from sb3_trpo_plus import TRPO, VineTRPO, policy_model
-from sb3_trpo_plus.branches import grow
-from sb3_trpo_plus.kl_controlled import KLControlled
+from sb3_trpo_plus import TRPO, VineTRPO
+from sb3_trpo_plus.algorithms.base import KLControlled
+from sb3_trpo_plus.algorithms.branches import grow
+from sb3_trpo_plus.policies.actor import actor_gradient
+from sb3_trpo_plus.policies.distributions import action_distribution
 from sb3_trpo_plus.states import get_vec_state
 
 ROOT = Path(__file__).parent
@@ -58,8 +60,8 @@ def make_env(env_id: str, seed: int) -> VecEnv:
 
 def gradient_of(model: VineTRPO, sample: Any) -> th.Tensor:
     """Of the surrogate at the policy that collected."""
-    distribution = policy_model.action_distribution(model.policy, sample.observations)
-    return policy_model.actor_gradient(model.policy, sample.expected_advantage(distribution, sample.raw_advantages))[1]
+    distribution = action_distribution(model.policy, sample.observations)
+    return actor_gradient(model.policy, sample.expected_advantage(distribution, sample.raw_advantages))[1]
 
 
 def noise_to_signal(gradients: list[th.Tensor]) -> float:

@@ -6,11 +6,11 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy as CnnPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy as MlpPolicy
 from stable_baselines3.common.policies import MultiInputActorCriticPolicy as MultiInputPolicy
 
-from sb3_trpo_plus.npg import NPG
-from sb3_trpo_plus.ppo_penalty import PPOPenalty
-from sb3_trpo_plus.saving import load_vec_normalize
-from sb3_trpo_plus.trpo import TRPO
-from sb3_trpo_plus.vine import VineTRPO
+from sb3_trpo_plus.algorithms.npg import NPG
+from sb3_trpo_plus.algorithms.ppo_penalty import PPOPenalty
+from sb3_trpo_plus.algorithms.trpo import TRPO
+from sb3_trpo_plus.algorithms.vine import VineTRPO
+from sb3_trpo_plus.files.statistics import load_vec_normalize
 
 __version__ = version("sb3-trpo-plus")
 

@@ -5,10 +5,11 @@ import numpy.typing as npt
 import torch as th
 from matplotlib.figure import Figure
 
-from sb3_trpo_plus import policy_model
-from sb3_trpo_plus.kl_controlled import Sample
-from sb3_trpo_plus.npg import NPG
-from sb3_trpo_plus.trpo import TRPO
+from sb3_trpo_plus.algorithms.npg import NPG
+from sb3_trpo_plus.algorithms.trpo import TRPO
+from sb3_trpo_plus.policies.actor import actor_gradient, parameters_at
+from sb3_trpo_plus.policies.distributions import action_distribution
+from sb3_trpo_plus.rollouts.sample import Sample
 from sb3_trpo_plus.trust_region.flat import unflatten
 
 FloatArray = npt.NDArray[np.float64]
@@ -73,16 +74,16 @@ def _along(
     was_training = model.policy.training
     model.policy.set_training_mode(False)
     try:
-        distribution = policy_model.action_distribution(model.policy, sample.observations)
-        parameters, _ = policy_model.actor_gradient(model.policy, model._surrogate(distribution, sample))
+        distribution = action_distribution(model.policy, sample.observations)
+        parameters, _ = actor_gradient(model.policy, model._surrogate(distribution, sample))
         changes = unflatten(direction, parameters)
         start = [p.detach() - step_taken * change for p, change in zip(parameters, changes, strict=True)]
-        with th.no_grad(), policy_model.parameters_at(parameters, start):
-            old = policy_model.action_distribution(model.policy, sample.observations)
+        with th.no_grad(), parameters_at(parameters, start):
+            old = action_distribution(model.policy, sample.observations)
         candidates = []
         for size in sizes.tolist():
             there = [p + size * change for p, change in zip(start, changes, strict=True)]
-            with policy_model.parameters_at(parameters, there):
+            with parameters_at(parameters, there):
                 candidates.append(model._candidate(sample, old))
     finally:
         model.policy.set_training_mode(was_training)

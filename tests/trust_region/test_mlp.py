@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sb3_trpo_plus.networks import ELEMENTWISE
+from sb3_trpo_plus.policies.plain import ELEMENTWISE
 from sb3_trpo_plus.trust_region.flat import flatten, unflatten
 from sb3_trpo_plus.trust_region.mlp import Mlp, MlpJacobian, MlpRegression
 

@@ -1,0 +1,277 @@
+"""What the algorithms of this package share: a policy improvement whose KL is controlled, then the critic's fit."""
+
+import io
+import math
+import pathlib
+import warnings
+from typing import Any, ClassVar, TypeVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_trpo_plus.algorithms.arguments import COUNT, COUNT_OR_0, POSITIVE, SCHEDULES, Range, check_range
+from sb3_trpo_plus.algorithms.threads import at_most_useful_threads
+from sb3_trpo_plus.critic.fit import fit_critic
+from sb3_trpo_plus.files.models import find, read_objects
+from sb3_trpo_plus.policies.actor import hold_actor, refresh_running_statistics
+from sb3_trpo_plus.policies.observations import every
+from sb3_trpo_plus.rollouts.checks import first_not_finite
+from sb3_trpo_plus.rollouts.collection import FastRollouts
+from sb3_trpo_plus.rollouts.sample import Sample, normalized
+
+SelfKLControlled = TypeVar("SelfKLControlled", bound="KLControlled")
+
+
+class KLControlled(FastRollouts):
+    """
+    An on-policy actor-critic whose updates of the policy control KL(old || new). Not to be used by itself.
+
+    A subclass gives ``_improve_policy``, and may bring a ``_sample`` and a ``_surrogate`` of its own.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorCriticPolicy,
+        "CnnPolicy": ActorCriticCnnPolicy,
+        "MultiInputPolicy": MultiInputActorCriticPolicy,
+    }
+    #: Names of attributes that a saved model of this algorithm has
+    _saved_attributes: ClassVar[tuple[str, ...]]
+    _ranges: ClassVar[dict[str, Range]] = {
+        "n_steps": COUNT,
+        "batch_size": COUNT,
+        "sub_sampling_factor": COUNT,
+        "n_critic_updates": COUNT_OR_0,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        *,
+        batch_size: int,
+        gamma: float | Schedule,
+        n_critic_updates: int,
+        normalize_advantage: bool,
+        target_kl: float | Schedule,
+        ent_coef: float | Schedule,
+        sub_sampling_factor: int,
+        max_grad_norm: float = 0.0,
+        _init_setup_model: bool,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            policy,
+            env,
+            gamma=gamma,  # type: ignore[arg-type]  # SB3's is a float, and so is the buffer's once a rollout begins
+            ent_coef=0.0,
+            vf_coef=0.0,
+            max_grad_norm=max_grad_norm,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+            **kwargs,
+        )
+        self.batch_size = batch_size
+        self.n_critic_updates = n_critic_updates
+        self.normalize_advantage = normalize_advantage
+        self.target_kl = target_kl
+        self.ent_coef = ent_coef  # type: ignore[assignment]  # SB3's is a float
+        self.sub_sampling_factor = sub_sampling_factor
+
+    def _setup_model(self) -> None:
+        self._check_hyperparameters()
+        super()._setup_model()
+
+    @property
+    def kl_limit(self) -> float:
+        """
+        ``target_kl`` at the present progress of the training, nats.
+
+        :raises ValueError: its schedule gives a number that is not finite, or below 0
+        """
+        return self._at_present("target_kl")
+
+    def _at_present(self, name: str) -> float:
+        """
+        The value of an argument that may be a schedule.
+
+        :raises ValueError: it is out of its range, or not finite
+        """
+        remaining = self._current_progress_remaining
+        value = FloatSchedule(getattr(self, name))(remaining)
+        check_range(f"{name} at progress_remaining={remaining:.3g}", value, SCHEDULES[name])
+        return value
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Fill the buffer, with the present ``gamma``; arguments as in ``OnPolicyAlgorithm.collect_rollouts``.
+
+        :raises ValueError: the schedule of ``gamma`` gives a number that is not from 0 to 1
+        """
+        rollout_buffer.gamma = self._at_present("gamma")
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+    def train(self) -> None:
+        """
+        Improve the policy on the rollout, then fit the critic to its returns.
+
+        Both are left as they are, with a warning that names the cause, where their numbers are not finite.
+        """
+        # A rollout may end behind total_timesteps, the vine's by far; schedules know nothing below 0.
+        self._current_progress_remaining = max(0.0, self._current_progress_remaining)
+        self.logger.record("train/target_kl", self.kl_limit)
+        self.logger.record("train/ent_coef", self._at_present("ent_coef"))
+        self.logger.record("train/gamma", self.rollout_buffer.gamma)
+        self._update_learning_rate(self.policy.optimizer)
+        broken = self._first_not_finite()
+        if broken is not None:
+            reason = f"the rollout's {broken} are not all finite"
+            warnings.warn(f"This update was skipped, nothing was changed: {reason}")
+            self._log_skipped(reason)
+            return
+
+        n_parameters = sum(parameter.numel() for parameter in self.policy.parameters())
+        with at_most_useful_threads(self._samples_at_a_time() * n_parameters // 2):
+            actor_parameters = self._improve_policy()
+        with at_most_useful_threads(self.batch_size * n_parameters // 2):
+            self._fit_critic(actor_parameters)
+        self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _improve_policy(self) -> list[th.nn.Parameter]:
+        """
+        Update the policy on the rollout.
+
+        :return: the actor's parameters, moved or not
+        """
+        raise NotImplementedError
+
+    def _first_not_finite(self) -> str | None:
+        """Words for the first part of the rollout that is not finite; None if the update can use all of it."""
+        return first_not_finite(self.rollout_buffer)
+
+    def _has_critic(self) -> bool:
+        """Whether there is one to fit."""
+        return True
+
+    def _samples_at_a_time(self) -> int:
+        """Of a pass through the networks in the policy's update."""
+        return self.n_steps * self.n_envs // self.sub_sampling_factor
+
+    def _log_skipped(self, reason: str) -> None:
+        """Log that an update was skipped."""
+
+    def _sample(self) -> Sample:
+        """The part of the rollout that the policy's update uses."""
+        rollout = next(self.rollout_buffer.get(batch_size=None))
+        k = self.sub_sampling_factor
+        actions, raw_advantages = rollout.actions[::k], rollout.advantages[::k]
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.long().flatten()
+        advantages = normalized(raw_advantages, self.normalize_advantage)
+        observations = every(rollout.observations, k)
+        return Sample(observations, actions, rollout.old_log_prob[::k], advantages, raw_advantages)
+
+    def _surrogate(self, distribution: Distribution, sample: Sample) -> th.Tensor:
+        """L(theta) = E[ pi_theta(a|s) / pi_old(a|s) * A(s,a) ] + ent_coef * E[ entropy of pi_theta(.|s) ]"""
+        objective = sample.expected_advantage(distribution, sample.advantages)
+        weight = self._at_present("ent_coef")
+        if weight > 0:
+            objective = objective + weight * sample.entropy(distribution)
+        return objective
+
+    def _fit_critic(self, actor_parameters: list[th.nn.Parameter]) -> None:
+        self.policy.set_training_mode(True)
+        refresh_running_statistics(self.policy, self.rollout_buffer)
+        if not self._has_critic():
+            return
+        hold_actor(self.policy, actor_parameters)
+        value_loss = fit_critic(self.policy, self.rollout_buffer, actor_parameters, self.n_critic_updates, self.batch_size)
+        if value_loss is not None:
+            self.logger.record("train/value_loss", value_loss)
+        explained = explained_variance(self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten())
+        self.logger.record("train/explained_variance", explained)
+
+    def _check_hyperparameters(self) -> None:
+        """
+        :raises ValueError: an argument is out of its range
+        :raises AssertionError: the rollout is too short to normalise its advantages
+        """
+        for name, allowed in self._ranges.items():
+            check_range(name, getattr(self, name), allowed)
+        for name, allowed in {**SCHEDULES, "target_kl": POSITIVE}.items():
+            value = getattr(self, name)
+            if not callable(value):
+                check_range(name, value, allowed)
+
+        rollout_size = self.n_steps * self.n_envs
+        samples = math.ceil(rollout_size / self.sub_sampling_factor)
+        if self.normalize_advantage and samples < 2:
+            # An AssertionError because that is what sb3-contrib and PPO raise here.
+            raise AssertionError(
+                f"normalize_advantage needs at least 2 samples in the policy update, but n_steps={self.n_steps} with "
+                f"{self.n_envs} environments and sub_sampling_factor={self.sub_sampling_factor} gives {samples}: "
+                "raise n_steps or set normalize_advantage=False"
+            )
+        if self._has_critic() and rollout_size % self.batch_size != 0:
+            warnings.warn(
+                f"batch_size={self.batch_size} does not divide n_steps * n_envs = {self.n_steps} * {self.n_envs}: "
+                f"each pass of the critic's fit ends with a minibatch of {rollout_size % self.batch_size}"
+            )
+
+    def learn(
+        self: SelfKLControlled,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfKLControlled:
+        """
+        Train until ``total_timesteps`` environment steps are done; arguments as in ``OnPolicyAlgorithm.learn``.
+
+        :param tb_log_name: ``None``: the name of the class
+        :return: the trained model
+        """
+        name = tb_log_name or type(self).__name__
+        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+
+    @classmethod
+    def load(
+        cls: type[SelfKLControlled],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfKLControlled:
+        """
+        Load a model that this class saved; ``TRPO`` reads those of ``sb3_contrib.TRPO`` too, the Gym years' (2021) included.
+
+        Arguments as in ``BaseAlgorithm.load``.
+
+        :return: a new model
+        :raises FileNotFoundError: there is no such file
+        :raises ValueError: the file is damaged, was saved by another algorithm, or holds an object that can't be read
+        """
+        path = find(path)
+        # SB3 compares the stored policy_kwargs with those given, so the stored ones must be read all the same.
+        replaced = {name: value for name, value in kwargs.items() if name != "policy_kwargs"} | (custom_objects or {})
+        objects = read_objects(path, cls.__name__, cls._saved_attributes, replaced)
+        return super().load(path, env, device, objects, print_system_info, force_reset, **kwargs)

@@ -1,0 +1,206 @@
+"""Rollouts from saved states, with common random numbers among those of a state."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from stable_baselines3.common.distributions import Distribution, StateDependentNoiseDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+from torch import distributions as td
+
+from sb3_trpo_plus.envs.vec_states import VecState, set_vec_state
+from sb3_trpo_plus.policies.distributions import components
+from sb3_trpo_plus.policies.plain import DISTRIBUTIONS
+from sb3_trpo_plus.rollouts.collection import within_bounds
+from sb3_trpo_plus.rollouts.fast_actor import FastActor
+from sb3_trpo_plus.rollouts.noise import noise_width, noisy_actions, standard_noise
+
+Array = npt.NDArray[Any]
+Observations = Array | dict[str, Array]
+# Rows of noise that are drawn at a time.
+CHUNK = 32
+# Steps after which a branch without a limit is taken to have no end.
+ENDLESS = 100_000
+
+
+@dataclass
+class Cut:
+    """
+    A branch that was cut off before its episode's natural end.
+
+    :param place: state and action
+    :param discount: of what would have come next
+    :param observation: the last one
+    """
+
+    place: tuple[int, int]
+    discount: float
+    observation: Observations
+
+
+@dataclass
+class _Branch:
+    state: int
+    action: int
+    length: int = 0
+    discount: float = 1.0
+
+
+def grow(
+    env: VecEnv,
+    states: Sequence[VecState],
+    actions: Array,
+    policy: ActorCriticPolicy,
+    gamma: float,
+    max_length: int | None,
+    on_step: Callable[[Array, list[dict[str, Any]]], bool],
+) -> tuple[Array, list[Cut]] | None:
+    """
+    Try actions in saved states, and go on with the policy until the episode ends or the branch is long enough.
+
+    All environments work at once, each on the next branch to be done. Those of one state share the policy's noise, step by
+    step; since random generators are part of a state, they share the environment's too.
+
+    :param env: is left in the state of the last steps
+    :param states: to branch from
+    :param actions: to be tried there, shape (states, actions, ...), as the policy makes them
+    :param policy: is not changed
+    :param gamma: discount factor
+    :param max_length: limit on a branch's steps; None: none
+    :param on_step: called with rewards and infos after each step of all environments; False ends it all
+    :return: discounted returns, shape (states, actions), float64, and the branches that were cut off; None if it was ended
+    :raises ValueError: a branch without a limit has not ended after 100,000 steps
+    """
+    n_states, n_actions = actions.shape[:2]
+    returns, cuts = np.zeros((n_states, n_actions)), list[Cut]()
+    waiting = iter([_Branch(state, action) for state in range(n_states) for action in range(n_actions)])
+    actor = _Actor(policy, env.num_envs)
+    noise = _CommonNoise(actor)
+    running: list[_Branch | None] = [None] * env.num_envs
+
+    def begin_next(index: int) -> None:
+        running[index] = branch = next(waiting, None)
+        if branch is not None:
+            set_vec_state(env, index, states[branch.state])
+
+    for index in range(env.num_envs):
+        begin_next(index)
+    chosen = np.repeat(actions[0, :1], env.num_envs, axis=0)
+    while any(running):
+        for index, branch in enumerate(running):
+            if branch is not None and branch.length == 0:
+                chosen[index] = actions[branch.state, branch.action]
+        observations, rewards, dones, infos = env.step(within_bounds(policy, chosen))
+        if not on_step(rewards, infos):
+            return None
+        for index, branch in enumerate(running):
+            if branch is None:
+                continue
+            returns[branch.state, branch.action] += branch.discount * rewards[index]
+            branch.discount *= gamma
+            branch.length += 1
+            if branch.length == ENDLESS and max_length is None:
+                raise ValueError(f"A branch has not ended after {ENDLESS:,} steps: set rollout_length")
+            is_truncated = dones[index] and infos[index].get("TimeLimit.truncated", False)
+            if is_truncated or (branch.length == max_length and not dones[index]):
+                last = infos[index]["terminal_observation"] if is_truncated else observations_at(observations, index)
+                cuts.append(Cut((branch.state, branch.action), branch.discount, last))
+            if dones[index] or branch.length == max_length:
+                begin_next(index)
+        # Of the branches that begin now the action is given, and overwrites this one.
+        chosen = actor.act(observations, noise.rows(running))
+    return returns, cuts
+
+
+def observations_at(observations: Any, index: Any) -> Any:
+    """
+    A copy of some of a batch of observations.
+
+    :param observations: array or dict of arrays
+    :param index: as NumPy takes it
+    """
+    if isinstance(observations, dict):
+        return {key: np.array(value[index]) for key, value in observations.items()}
+    return np.array(observations[index])
+
+
+class _CommonNoise:
+    """Noise that the branches of a state share: one row a step, drawn when the first of them gets there."""
+
+    def __init__(self, actor: "_Actor") -> None:
+        self.actor = actor
+        self.of_states: dict[int, Array] = {}
+
+    def rows(self, branches: Sequence[_Branch | None]) -> Array:
+        """For the next step of each branch; zeros where there is none. Shape (environments, width)."""
+        rows = np.zeros((len(branches), self.actor.width), dtype=np.float32)
+        for index, branch in enumerate(branches):
+            if branch is None:
+                continue
+            drawn = self.of_states.get(branch.state, rows[:0])
+            if branch.length >= len(drawn):
+                drawn = self.of_states[branch.state] = np.concatenate([drawn, self.actor.draw(CHUNK)])
+            rows[index] = drawn[branch.length]
+        return rows
+
+
+class _Actor:
+    """
+    The policy as a function of observations and noise.
+
+    gSDE's actions are drawn from its distribution in each state alone, without its correlation in time; those of families
+    that are not known have no common noise.
+
+    :param policy: read now
+    :param n_envs: environments, which act together
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, n_envs: int) -> None:
+        self.policy, self.distribution = policy, policy.action_dist
+        self.is_known = type(self.distribution) in DISTRIBUTIONS
+        self.fast = None if isinstance(self.distribution, StateDependentNoiseDistribution) else FastActor.of(policy)
+        if self.fast is not None:
+            self.fast.begin(1, n_envs)
+        #: Numbers of noise a step
+        self.width = noise_width(self.distribution) if self.is_known else 0
+
+    def draw(self, n: int) -> Array:
+        """Noise of n steps, shape (n, width)."""
+        if not self.is_known:
+            return np.empty((n, 0), dtype=np.float32)
+        drawn: Array = standard_noise(self.distribution, n, 1)[:, 0].numpy()
+        return drawn
+
+    @th.no_grad()
+    def act(self, observations: Any, noise: Array) -> Array:
+        """
+        :param observations: of all environments
+        :param noise: shape (environments, width)
+        :return: actions as the policy makes them, shape (environments, ...)
+        """
+        if self.fast is not None:
+            self.fast.noise = self.fast.scaled(noise)[None]
+            return self.fast.act(observations, 0)
+        distribution = self.policy.get_distribution(obs_as_tensor(observations, self.policy.device))
+        if not self.is_known:
+            actions: Array = distribution.get_actions().cpu().numpy()
+        elif self.policy.squash_output:
+            actions = np.tanh(_noisy_actions(distribution, noise))
+        else:
+            actions = _noisy_actions(distribution, noise)
+        return actions.reshape(-1, *(self.policy.action_space.shape or ()))
+
+
+def _noisy_actions(distribution: Distribution, noise: Array) -> Array:
+    parts: list[Any] = components(distribution)
+    if isinstance(parts[0], td.Normal):
+        mean, std = (tensor.cpu().numpy() for tensor in (parts[0].loc, parts[0].scale))
+        actions: Array = mean + std * noise
+        return actions
+    logits = th.cat([part.logits for part in parts], dim=-1)
+    return noisy_actions(distribution, logits.cpu().numpy(), noise)

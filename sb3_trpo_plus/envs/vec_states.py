@@ -1,0 +1,269 @@
+"""States of the environments of a ``VecEnv``."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.monitor import Monitor, ResultsWriter
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
+
+from sb3_trpo_plus.envs.pickling import FINISHED_EPISODES
+from sb3_trpo_plus.envs.states import (
+    ADVICE,
+    Env,
+    Restorable,
+    State,
+    class_names,
+    get_state,
+    layers_to_base,
+    name_of,
+    set_state,
+)
+
+
+@dataclass(frozen=True)
+class VecState:
+    """
+    State of one environment of a ``VecEnv``.
+
+    :param env: of the environment itself
+    :param wrappers: classes of the ``VecEnvWrapper`` from outside
+    :param rows: what each of them keeps for this environment
+    """
+
+    env: State
+    wrappers: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...] = field(repr=False)
+
+
+def get_vec_state(vec_env: VecEnv, index: int) -> VecState:
+    """
+    Save the state of one environment of a ``VecEnv``, with what the ``VecEnv`` wrappers keep for it.
+
+    That is the environment's row of every NumPy array, also those in a dict or in a frame stack, that is an attribute of a
+    wrapper and has as many rows as there are environments: ``VecNormalize``'s returns, ``VecFrameStack``'s frames,
+    ``VecMonitor``'s sums, and whatever wrappers of one's own keep like this. Running statistics of ``VecNormalize`` are left
+    out. An array of a wrapper of one's own that has that length by chance is not told apart.
+
+    :param vec_env: a ``DummyVecEnv``, or any whose environments are wrapped in :class:`Restorable`, with any wrappers
+    :param index: of the environment
+    :raises TypeError: the environment can't be reached, or something in it can't be copied
+    """
+    rows = [_rows(vars(wrapper), index, vec_env.num_envs) or {} for wrapper in _wrappers(vec_env)]
+    return VecState(_call(vec_env, index, get_state), class_names(_wrappers(vec_env)), tuple(rows))
+
+
+def set_vec_state(vec_env: VecEnv, index: int, state: VecState) -> None:
+    """
+    Put one environment of a ``VecEnv`` back into a saved state; the others keep theirs.
+
+    :param vec_env: the one that the state was saved of, or one made in the same way
+    :param index: of the environment, the one that the state was saved of or another
+    :param state: is kept as it is
+    :raises TypeError: the environment can't be reached
+    :raises ValueError: the state is of other wrappers or another environment
+    """
+    wrappers = list(_wrappers(vec_env))
+    if class_names(wrappers) != state.wrappers:
+        raise ValueError(f"A state with the VecEnv wrappers {state.wrappers} can't be restored in {class_names(wrappers)}")
+    _call(vec_env, index, set_state, state.env)
+    for wrapper, rows in zip(wrappers, state.rows, strict=True):
+        vars(wrapper).update(_with_rows(vars(wrapper), rows, index, vec_env.num_envs))
+
+
+@contextmanager
+def branching(vec_env: VecEnv) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """
+    Let steps within leave no trace in records: rows of ``Monitor``'s and ``VecMonitor``'s files and their counts of finished
+    episodes, the running statistics of ``VecNormalize``, and ``VecEnv.reset_infos``.
+
+    The states of the environments are the caller's to restore.
+
+    :param vec_env: as for :func:`get_vec_state`
+    :yield: a context manager, within which ``VecNormalize`` is as it was outside, to be saved by callbacks, say
+    :raises TypeError: an environment can't be reached
+    """
+    base = vec_env.unwrapped
+    normalisers = [(one, "training", one.training) for one in _wrappers(vec_env) if isinstance(one, VecNormalize)]
+    for_now: list[tuple[Any, str, Any]] = [(base, "reset_infos", list(base.reset_infos))]
+    for wrapper in _wrappers(vec_env):
+        if isinstance(wrapper, VecNormalize):
+            for_now.append((wrapper, "training", False))
+        elif isinstance(wrapper, VecMonitor):
+            for_now += [(wrapper, "results_writer", None), (wrapper, "episode_count", wrapper.episode_count)]
+    with ExitStack() as stack:
+        for owner, name, value in for_now:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+        for index in range(vec_env.num_envs):
+            _call(vec_env, index, _mute)
+            stack.callback(_call, vec_env, index, _unmute)
+        yield lambda: _attributes_at(normalisers)
+
+
+@contextmanager
+def _attributes_at(values: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    own = [(owner, name, getattr(owner, name)) for owner, name, _ in values]
+    for owner, name, value in values:
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for owner, name, value in own:
+            setattr(owner, name, value)
+
+
+def check_restorable(vec_env: VecEnv, n_steps: int = 20) -> None:
+    """
+    Prove on the very environments that they come back to the bit, each in itself and in the next one: random steps, restored
+    and taken again.
+
+    Only what these steps show is proven: hidden state that resets alone depend on needs steps enough for an episode to end.
+
+    :param vec_env: which has been reset; its environments and records are left in the state that they are in
+    :param n_steps: to take, three times
+    :raises TypeError: an environment can't be reached, or its state can't be saved
+    :raises ValueError: an environment does not come back exactly
+    """
+    space = copy.deepcopy(vec_env.action_space)
+    space.seed(0)
+    actions = [np.stack([space.sample() for _ in range(vec_env.num_envs)]) for _ in range(n_steps)]
+    with branching(vec_env):
+        states = [get_vec_state(vec_env, index) for index in range(vec_env.num_envs)]
+        try:
+            first = [_outcomes(vec_env, action) for action in actions]
+            for shift, where in ((0, ""), (1, " in another environment of the VecEnv")):
+                _restore_all(vec_env, states[-shift:] + states[:-shift])
+                for step, (action, outcomes) in enumerate(zip(actions, first, strict=True), 1):
+                    again = _outcomes(vec_env, np.roll(action, shift, axis=0))
+                    for index, outcome in enumerate(outcomes):
+                        if outcome != again[(index + shift) % vec_env.num_envs]:
+                            raise ValueError(
+                                f"{_call(vec_env, index, name_of)} does not come back exactly when its state is restored"
+                                f"{where}: of the same {n_steps} actions, number {step} had another outcome. Part of its "
+                                f"state is not in its attributes, or a wrapper's is not. {ADVICE}"
+                            )
+        finally:
+            _restore_all(vec_env, states)
+
+
+def _restore_all(vec_env: VecEnv, states: Sequence[VecState]) -> None:
+    for index, state in enumerate(states):
+        set_vec_state(vec_env, index, state)
+
+
+def _outcomes(vec_env: VecEnv, actions: npt.NDArray[Any]) -> list[bytes]:
+    """Of a step, by environment: in bytes, so that one NaN equals another and 0 does not equal -0."""
+    observations, rewards, dones, infos = vec_env.step(actions)
+    return [
+        b"".join(_bits([_at(observations, index), rewards[index], dones[index], infos[index].get("terminal_observation")]))
+        for index in range(vec_env.num_envs)
+    ]
+
+
+def _at(observations: Any, index: int) -> Any:
+    if isinstance(observations, dict):
+        return {key: value[index] for key, value in observations.items()}
+    return [value[index] for value in observations] if isinstance(observations, tuple) else observations[index]
+
+
+def _bits(value: Any) -> Iterator[bytes]:
+    if isinstance(value, dict):
+        value = [value[key] for key in sorted(value)]
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _bits(part)
+    elif value is not None:
+        yield np.asarray(value).tobytes()
+
+
+class _Muted(ResultsWriter):
+    """Stands in for a monitor's writer, and knows what it was."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.writer, self.finished = monitor.results_writer, len(monitor.episode_returns)
+
+    def write_row(self, epinfo: dict[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _mute(env: Env) -> None:
+    for layer in layers_to_base(env):
+        if isinstance(layer, Monitor):
+            layer.results_writer = _Muted(layer)
+
+
+def _unmute(env: Env) -> None:
+    for layer in layers_to_base(env):
+        if isinstance(layer, Monitor) and isinstance(layer.results_writer, _Muted):
+            muted = layer.results_writer
+            layer.results_writer = muted.writer
+            for name in FINISHED_EPISODES:
+                del getattr(layer, name)[muted.finished :]
+
+
+def _call(vec_env: VecEnv, index: int, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of an environment where that is."""
+    base = vec_env.unwrapped
+    if isinstance(base, DummyVecEnv):
+        return function(base.envs[index], *args)
+    if not _is_reachable(base, index):
+        raise TypeError(
+            f"The environments of a {type(base).__name__} can only be restored if sb3_trpo_plus.states.Restorable is their "
+            "outermost wrapper: make_vec_env(..., wrapper_class=Restorable)"
+        )
+    result = base.env_method("attempt", function, *args, indices=index)[0]
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _is_reachable(base: VecEnv, index: int) -> bool:
+    try:
+        # Every wrapper has a class_name(), so it is the outermost that answers.
+        wrapped = base.env_is_wrapped(Restorable, indices=index)[0]
+        return wrapped and base.env_method("class_name", indices=index)[0] == Restorable.__name__
+    except (AttributeError, NotImplementedError):
+        return False
+
+
+def _wrappers(vec_env: VecEnv) -> Iterator[VecEnvWrapper]:
+    while isinstance(vec_env, VecEnvWrapper):
+        yield vec_env
+        vec_env = vec_env.venv
+
+
+def _rows(value: Any, index: int, num_envs: int) -> Any:
+    """One environment's rows of the arrays in a value, in dicts as they lie there; None if it has none."""
+    if isinstance(value, StackedObservations):
+        value = vars(value)
+    if isinstance(value, dict):
+        rows = {key: _rows(part, index, num_envs) for key, part in value.items()}
+        return {key: row for key, row in rows.items() if row is not None} or None
+    return copy.deepcopy(value[index]) if _has_rows(value, num_envs) else None
+
+
+def _with_rows(value: Any, rows: Any, index: int, num_envs: int) -> Any:
+    """The value with these rows in it, in new arrays: the ones there may be observations that have been handed out."""
+    if isinstance(value, StackedObservations):
+        vars(value).update(_with_rows(vars(value), rows, index, num_envs))
+    elif isinstance(value, dict):
+        value = copy.copy(value)
+        value.update({key: _with_rows(value[key], row, index, num_envs) for key, row in rows.items() if key in value})
+    elif _has_rows(value, num_envs):
+        value = value.copy()
+        value[index] = rows
+    return value
+
+
+def _has_rows(value: Any, num_envs: int) -> bool:
+    return isinstance(value, np.ndarray) and value.shape[:1] == (num_envs,)

@@ -1,0 +1,95 @@
+"""Action distributions of SB3 policies: their KL, their entropy, and the outputs that they are made of."""
+
+import copy
+
+import torch as th
+from stable_baselines3.common.distributions import (
+    Distribution,
+)
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import distributions as td
+
+from sb3_trpo_plus.trust_region.metric import OutputBlock, kl_per_state, output_blocks
+
+
+class NotADistributionError(ValueError):
+    """The outputs of a policy overflow or are not finite, and so are no parameters of a distribution."""
+
+
+def action_distribution(policy: ActorCriticPolicy, observations: PyTorchObs) -> Distribution:
+    """
+    The policy's action distributions in a batch of states. SB3 reuses one object for every batch; this one stays.
+
+    :param policy: any policy with SB3's ``get_distribution``
+    :param observations: tensor or dict of tensors, the samples along the first dimension
+    :return: a distribution of its own, differentiable by the policy's parameters unless gradients are off
+    :raises NotADistributionError: torch's distributions refuse the policy's outputs
+    """
+    try:
+        return copy.copy(policy.get_distribution(observations))
+    except ValueError as error:
+        # Torch has no exception of its own for this, and goes on to print the whole batch.
+        if "to satisfy the constraint" not in str(error):
+            raise
+        raise NotADistributionError(str(error).splitlines()[0]) from error
+
+
+def kl_divergence(old: Distribution, new: Distribution) -> th.Tensor:
+    """
+    KL(old || new) in each state: the sum over the components of a MultiDiscrete action, the mean over the dimensions of a
+    Box or MultiBinary action, as in sb3-contrib (see :mod:`sb3_trpo_plus.trust_region.metric`).
+
+    :param old: for a batch of states
+    :param new: of the same class, for the same states
+    :return: shape (states,), nats
+    :raises NotImplementedError: for a custom distribution that ``torch.distributions.kl_divergence`` does not know
+    """
+    pairs = zip(components(old), components(new), strict=True)
+    return th.stack([kl_per_state(one, other) for one, other in pairs]).sum(dim=0)
+
+
+def averaged_dimensions(distribution: Distribution) -> int:
+    """
+    How many dimensions of the action :func:`kl_divergence` averages over: the joint KL is that many times as much.
+
+    :param distribution: for a batch of states
+    :return: the dimensions of a Box or MultiBinary action, 1 for a Discrete or MultiDiscrete one
+    """
+    return components(distribution)[0].batch_shape[1:].numel()
+
+
+def entropy(distribution: Distribution, log_prob: th.Tensor, old_log_prob: th.Tensor) -> th.Tensor:
+    """
+    Mean entropy, exact or, where it has no closed form (squashed distributions), estimated from the taken actions.
+
+    The estimate weighs the actions by the ratio of the policies, since those of the old policy alone say nothing of how the
+    new one's entropy changes; the mean of the old log-probabilities is a baseline against its variance.
+
+    :param distribution: for a batch of states
+    :param log_prob: of the actions taken there, shape (states,)
+    :param old_log_prob: of the same actions under the policy that took them, shape (states,)
+    :return: scalar, nats, of the whole action (differential for continuous actions)
+    """
+    exact = distribution.entropy()
+    if exact is not None:
+        return exact.mean()
+    baseline = old_log_prob.mean()
+    return -(th.exp(log_prob - old_log_prob) * (log_prob - baseline)).mean() - baseline
+
+
+def components(distribution: Distribution) -> list[td.Distribution]:
+    """
+    The independent torch distributions that an SB3 distribution is made of.
+
+    :param distribution: for a batch of states
+    :return: one for each component of a MultiDiscrete action, otherwise a single one
+    """
+    inner = distribution.distribution
+    return list(inner) if isinstance(inner, (list, tuple)) else [inner]
+
+
+def blocks_of(distribution: Distribution) -> list[OutputBlock] | None:
+    """The outputs of all components with their metric; None where that of one is not known."""
+    groups = [output_blocks(component) for component in components(distribution)]
+    return None if None in groups else [block for group in groups for block in group or []]

@@ -1,0 +1,183 @@
+"""Products with the Fisher matrix of an SB3 policy."""
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+
+import torch as th
+from stable_baselines3.common.distributions import (
+    DiagGaussianDistribution,
+    StateDependentNoiseDistribution,
+)
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+from torch.autograd import forward_ad as fwAD
+
+from sb3_trpo_plus.policies.distributions import action_distribution, averaged_dimensions, blocks_of, kl_divergence
+from sb3_trpo_plus.policies.observations import select
+from sb3_trpo_plus.policies.plain import features, plain_actor
+from sb3_trpo_plus.trust_region.fisher import (
+    FisherVectorProduct,
+    Push,
+    empirical_fisher,
+    gauss_newton_curvature,
+    gauss_newton_fisher,
+    hessian_curvature,
+    hessian_fisher,
+    mlp_empirical_fisher,
+    mlp_fisher,
+    sum_of_products,
+)
+from sb3_trpo_plus.trust_region.flat import unflatten
+from sb3_trpo_plus.trust_region.metric import OutputBlock
+from sb3_trpo_plus.trust_region.mlp import Mlp, MlpJacobian
+
+# Samples of a chunk in the products of convolutional policies.
+CHUNK = 128
+
+
+def fisher_vector_product(
+    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor]
+) -> FisherVectorProduct:
+    """
+    The Fisher matrix of the policy, averaged over states, at its present parameters, as a product with vectors.
+
+    :param policy: any policy with SB3's ``get_distribution``
+    :param observations: tensor or dict of tensors, the samples along the first dimension
+    :param parameters: the actor's
+    :return: function of a flat vector, without damping
+    """
+    if any(isinstance(module, nn.modules.conv._ConvNd) for module in policy.modules()):
+        return _in_chunks(policy, observations, parameters)
+    return _product(policy, observations, parameters)
+
+
+def empirical_fisher_vector_product(
+    policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor, parameters: Sequence[th.Tensor]
+) -> FisherVectorProduct:
+    """
+    The covariance of the gradients of the log-probabilities of the actions taken, as a product with vectors.
+
+    :param policy: any policy with SB3's ``get_distribution``
+    :param observations: tensor or dict of tensors, the samples along the first dimension
+    :param actions: taken there, as the distribution's ``log_prob`` takes them
+    :param parameters: the actor's
+    :return: function of a flat vector, without damping
+    """
+    network = _plain_network(policy, parameters)
+    if network is None or isinstance(policy.action_dist, StateDependentNoiseDistribution):
+        distribution = action_distribution(policy, observations)
+        return empirical_fisher(distribution.log_prob(actions), parameters, averaged_dimensions(distribution))
+    jacobian = MlpJacobian(network, features(policy, observations))
+    outputs = network.layers[-1](jacobian.inputs[-1]).detach().requires_grad_()
+    of_states = [outputs]
+    if isinstance(policy.action_dist, DiagGaussianDistribution):
+        of_states.append(policy.log_std.detach().expand_as(outputs).requires_grad_())
+    distribution = copy.copy(policy.action_dist).proba_distribution(*of_states)
+    scores = th.autograd.grad(distribution.log_prob(actions).sum(), of_states)
+    return mlp_empirical_fisher(scores[0], jacobian, averaged_dimensions(distribution), *scores[1:])
+
+
+def kl_curvature(
+    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor], vector: th.Tensor
+) -> th.Tensor:
+    """
+    v' F_s v with the Fisher matrix of each state alone: twice the quadratic model of :func:`kl_divergence` for a step v.
+
+    :param policy: any policy with SB3's ``get_distribution``
+    :param observations: tensor or dict of tensors, the samples along the first dimension
+    :param parameters: the actor's
+    :param vector: flat
+    :return: shape (states,), at least 0
+    """
+    distribution = action_distribution(policy, observations)
+    blocks = blocks_of(distribution)
+    if blocks is None:
+        with th.no_grad():
+            constant = action_distribution(policy, observations)
+        return hessian_curvature(kl_divergence(constant, distribution), parameters, vector)
+    return gauss_newton_curvature(blocks, parameters, vector, partial(_push, policy, observations, parameters))
+
+
+def _in_chunks(policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor]) -> FisherVectorProduct:
+    """On the CPU convolutions run faster on samples so few that their activations stay in the caches."""
+    n_states = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+    chunk_size = CHUNK if policy.device.type == "cpu" else n_states
+    products, weights = [], []
+    for start in range(0, n_states, chunk_size):
+        part = slice(start, min(start + chunk_size, n_states))
+        chunk = select(observations, part)
+        products.append(_product(policy, chunk, parameters, partial(_push, policy, chunk, parameters)))
+        weights.append((part.stop - part.start) / n_states)
+    return sum_of_products(products, weights)
+
+
+def _push(
+    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor], vector: th.Tensor
+) -> list[th.Tensor]:
+    """The changes of the distribution's outputs with a change of the parameters, by forward mode."""
+    spots = [(module, name, p) for module in policy.modules() for name, p in module._parameters.items() if p is not None]
+    with fwAD.dual_level(), th.no_grad():
+        pieces = zip(parameters, unflatten(vector, parameters), strict=True)
+        duals = {id(p): fwAD.make_dual(p.detach(), change) for p, change in pieces}  # type: ignore[no-untyped-call]
+        try:
+            for module, name, parameter in spots:
+                module._parameters[name] = duals.get(id(parameter), parameter)
+            outputs = [block.output for block in blocks_of(action_distribution(policy, observations)) or []]
+            changes = [fwAD.unpack_dual(output).tangent for output in outputs]  # type: ignore[no-untyped-call]
+            return [
+                th.zeros_like(output) if change is None else change for output, change in zip(outputs, changes, strict=True)
+            ]
+        finally:
+            for module, name, parameter in spots:
+                module._parameters[name] = parameter
+
+
+def _product(
+    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor], push: Push | None = None
+) -> FisherVectorProduct:
+    distribution = action_distribution(policy, observations)
+    blocks = blocks_of(distribution)
+    if blocks is None:
+        with th.no_grad():
+            constant = action_distribution(policy, observations)
+        return hessian_fisher(kl_divergence(constant, distribution).mean(), parameters)
+    return _closed_form(policy, observations, parameters, blocks) or gauss_newton_fisher(blocks, parameters, push)
+
+
+def _closed_form(
+    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor], blocks: Sequence[OutputBlock]
+) -> FisherVectorProduct | None:
+    """The product for plain MLPs; None for other policies."""
+    network = _plain_network(policy, parameters)
+    if network is None:
+        return None
+    jacobian = MlpJacobian(network, features(policy, observations))
+    if not hasattr(policy, "log_std"):
+        return mlp_fisher(blocks, jacobian)
+
+    # Means depend on the network alone, standard deviations on log_std alone: the Fisher matrix has a block for each.
+    mean, std = blocks
+    n_std = policy.log_std.numel()
+    result = policy.log_std.new_empty(n_std + network.size)
+    of_network, of_log_std = mlp_fisher([mean], jacobian, result[n_std:]), gauss_newton_fisher([std], [policy.log_std])
+    # Where all states share one standard deviation, its metric is 2 in the logarithm, averaged over the dimensions.
+    is_shared = isinstance(policy.action_dist, DiagGaussianDistribution)
+
+    def product(vector: th.Tensor) -> th.Tensor:
+        result[:n_std] = vector[:n_std] * (2 / n_std) if is_shared else of_log_std(vector[:n_std])
+        of_network(vector[n_std:])
+        return result
+
+    return product
+
+
+def _plain_network(policy: ActorCriticPolicy, parameters: Sequence[th.Tensor]) -> Mlp | None:
+    """The policy's network where it is a plain MLP and the parameters are log_std, if there is one, and the network's."""
+    network = plain_actor(policy)
+    if network is None:
+        return None
+    expected = [*([policy.log_std] if hasattr(policy, "log_std") else []), *network.parameters]
+    same = [id(parameter) for parameter in parameters] == [id(parameter) for parameter in expected]
+    return network if same else None

@@ -1,0 +1,28 @@
+"""Batches of observations: a tensor, or a dict of them."""
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+
+def select(observations: PyTorchObs, index: slice | th.Tensor) -> PyTorchObs:
+    """
+    Some samples of a batch of observations.
+
+    :param observations: tensor or dict of tensors, the samples along the first dimension
+    :param index: of the samples, a slice or integers of shape (samples,)
+    :return: of the same kind
+    """
+    if isinstance(observations, dict):
+        return {key: value[index] for key, value in observations.items()}
+    return observations[index]
+
+
+def every(observations: PyTorchObs, k: int) -> PyTorchObs:
+    """
+    Every k-th sample of a batch of observations.
+
+    :param observations: tensor or dict of tensors, the samples along the first dimension
+    :param k: at least 1
+    :return: views of the same kind
+    """
+    return select(observations, slice(None, None, k))

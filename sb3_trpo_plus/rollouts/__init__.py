@@ -1,0 +1,1 @@
+"""Collection of experience, and what of it an update uses."""
