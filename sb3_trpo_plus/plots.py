@@ -16,7 +16,7 @@ FloatArray = npt.NDArray[np.float64]
 POINTS = 61
 
 
-def plot_trust_region(model: TRPO) -> Figure:
+def plot_trust_region(model: NPG) -> Figure:
     """
     Draw the last policy update of a model along its search direction: the surrogate and the KL as they are, on the rollout of
     that update, and as the step took them to be, linear and quadratic; the limit, and every step that was tried.
@@ -27,16 +27,22 @@ def plot_trust_region(model: TRPO) -> Figure:
 
     :param model: a TRPO, NPG or VineTRPO that has just been trained in this process
     :return: a figure of two panels, to be saved with ``savefig`` or shown by a notebook
-    :raises ValueError: the model has no update yet, or its last one found no direction
+    :raises TypeError: the model's updates have no search direction
+    :raises ValueError: the model has no update yet, its last one found no direction, or a new rollout has begun since
     """
+    if not isinstance(model, NPG):
+        raise TypeError(
+            f"plot_trust_region draws an update along its search direction, and those of {type(model).__name__} have none: "
+            "give it a TRPO, NPG or VineTRPO"
+        )
     report = model.last_step
     if report is None:
         raise ValueError("The model has made no policy update in this process: call learn() first")
-    if report.direction is None or model._last_sample is None:
+    if report.direction is None:
         raise ValueError(f"The last policy update had no search direction, there is nothing to draw: {report.reason}")
     sizes = np.linspace(0, 1.2 * max(size for size, _ in report.tried), POINTS)
-    surrogates, mean_kls, max_kls = _along(model, report.direction, report.step_size, model._last_sample, sizes)
-    is_max = not isinstance(model, NPG) and model.kl_constraint == "max"
+    surrogates, mean_kls, max_kls = _along(model, report.direction, report.step_size, model._sample_of_last_step(), sizes)
+    is_max = isinstance(model, TRPO) and model.kl_constraint == "max"
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -68,7 +74,7 @@ def plot_trust_region(model: TRPO) -> Figure:
 
 
 def _along(
-    model: TRPO, direction: th.Tensor, step_taken: float, sample: Sample, sizes: FloatArray
+    model: NPG, direction: th.Tensor, step_taken: float, sample: Sample, sizes: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Surrogate, mean and maximum KL at steps of these sizes from where the update began; NaN where there is no policy."""
     was_training = model.policy.training

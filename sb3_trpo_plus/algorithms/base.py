@@ -8,7 +8,6 @@ from typing import Any, ClassVar, TypeVar
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import (
@@ -19,18 +18,21 @@ from stable_baselines3.common.policies import (
 )
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
-from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo_plus.algorithms.arguments import COUNT, COUNT_OR_0, POSITIVE, SCHEDULES, Range, check_range
+from sb3_trpo_plus.algorithms.arguments import COUNT, COUNT_OR_0, FROM_0_TO_1, POSITIVE, SCHEDULES, Range, check_range
+from sb3_trpo_plus.algorithms.skips import Skips
 from sb3_trpo_plus.algorithms.threads import at_most_useful_threads
 from sb3_trpo_plus.critic.fit import fit_critic
 from sb3_trpo_plus.files.models import find, read_objects
 from sb3_trpo_plus.policies.actor import hold_actor, refresh_running_statistics
+from sb3_trpo_plus.policies.distributions import distribution_put_back
 from sb3_trpo_plus.policies.observations import every
 from sb3_trpo_plus.rollouts.checks import first_not_finite
 from sb3_trpo_plus.rollouts.collection import FastRollouts
 from sb3_trpo_plus.rollouts.sample import Sample, normalized
 
+# A cause of a skipped policy update, in a word and in words.
+EQUAL_ADVANTAGES = ("equal_advantages", "all advantages of the rollout are equal")
 SelfKLControlled = TypeVar("SelfKLControlled", bound="KLControlled")
 
 
@@ -46,10 +48,11 @@ class KLControlled(FastRollouts):
         "CnnPolicy": ActorCriticCnnPolicy,
         "MultiInputPolicy": MultiInputActorCriticPolicy,
     }
-    #: Names of attributes that a saved model of this algorithm has
-    _saved_attributes: ClassVar[tuple[str, ...]]
+    #: Attribute that the files of this algorithm have and those of no other member of the family
+    _told_by: ClassVar[str]
     _ranges: ClassVar[dict[str, Range]] = {
         "n_steps": COUNT,
+        "gae_lambda": FROM_0_TO_1,
         "batch_size": COUNT,
         "sub_sampling_factor": COUNT,
         "n_critic_updates": COUNT_OR_0,
@@ -88,6 +91,7 @@ class KLControlled(FastRollouts):
         self.target_kl = target_kl
         self.ent_coef = ent_coef  # type: ignore[assignment]  # SB3's is a float
         self.sub_sampling_factor = sub_sampling_factor
+        self._skips = Skips()
 
     def _setup_model(self) -> None:
         self._check_hyperparameters()
@@ -113,16 +117,15 @@ class KLControlled(FastRollouts):
         check_range(f"{name} at progress_remaining={remaining:.3g}", value, SCHEDULES[name])
         return value
 
-    def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        """
-        Fill the buffer, with the present ``gamma``; arguments as in ``OnPolicyAlgorithm.collect_rollouts``.
+    def _present_gamma(self) -> float:
+        """:raises ValueError: the schedule of ``gamma`` gives a number that is not from 0 to 1"""
+        return self._at_present("gamma")
 
-        :raises ValueError: the schedule of ``gamma`` gives a number that is not from 0 to 1
-        """
-        rollout_buffer.gamma = self._at_present("gamma")
-        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        prepared = super()._setup_learn(*args, **kwargs)
+        # SB3 does this after the first rollout only, whose schedules would go by the progress of the former training.
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        return prepared
 
     def train(self) -> None:
         """
@@ -130,6 +133,7 @@ class KLControlled(FastRollouts):
 
         Both are left as they are, with a warning that names the cause, where their numbers are not finite.
         """
+        self._skips.begin_update()
         # A rollout may end behind total_timesteps, the vine's by far; schedules know nothing below 0.
         self._current_progress_remaining = max(0.0, self._current_progress_remaining)
         self.logger.record("train/target_kl", self.kl_limit)
@@ -138,18 +142,19 @@ class KLControlled(FastRollouts):
         self._update_learning_rate(self.policy.optimizer)
         broken = self._first_not_finite()
         if broken is not None:
-            reason = f"the rollout's {broken} are not all finite"
-            warnings.warn(f"This update was skipped, nothing was changed: {reason}")
-            self._log_skipped(reason)
+            sentence = f"This update was skipped, nothing was changed: the rollout's {broken} are not all finite"
+            self._skip("rollout_not_finite", sentence)
             return
 
         n_parameters = sum(parameter.numel() for parameter in self.policy.parameters())
-        with at_most_useful_threads(self._samples_at_a_time() * n_parameters // 2):
-            actor_parameters = self._improve_policy()
-        with at_most_useful_threads(self.batch_size * n_parameters // 2):
-            self._fit_critic(actor_parameters)
+        with distribution_put_back(self.policy):
+            with at_most_useful_threads(self._samples_per_pass * n_parameters // 2):
+                actor_parameters = self._improve_policy()
+            with at_most_useful_threads(self.batch_size * n_parameters // 2):
+                self._fit_critic(actor_parameters)
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self._log_skips()
 
     def _improve_policy(self) -> list[th.nn.Parameter]:
         """
@@ -163,16 +168,32 @@ class KLControlled(FastRollouts):
         """Words for the first part of the rollout that is not finite; None if the update can use all of it."""
         return first_not_finite(self.rollout_buffer)
 
-    def _has_critic(self) -> bool:
-        """Whether there is one to fit."""
+    @property
+    def _fits_critic(self) -> bool:
         return True
 
-    def _samples_at_a_time(self) -> int:
+    @property
+    def _samples_per_pass(self) -> int:
         """Of a pass through the networks in the policy's update."""
         return self.n_steps * self.n_envs // self.sub_sampling_factor
 
-    def _log_skipped(self, reason: str) -> None:
-        """Log that an update was skipped."""
+    def _skip(self, cause: str, sentence: str) -> None:
+        """
+        Count an update that was skipped, warn, and log ``train/skipped_CAUSE``, the number of those so far.
+
+        :param cause: one word for the tag
+        :param sentence: what was skipped, and why
+        """
+        self._skips.add(cause, sentence)
+        self._log_skips()
+
+    def _skip_policy(self, cause: str, reason: str) -> None:
+        """Count an update of the policy alone that was skipped."""
+        self._skip(cause, f"This policy update was skipped, the policy stays as it was: {reason}")
+
+    def _log_skips(self) -> None:
+        for cause, count in self._skips.counts.items():
+            self.logger.record(f"train/skipped_{cause}", count)
 
     def _sample(self) -> Sample:
         """The part of the rollout that the policy's update uses."""
@@ -195,13 +216,16 @@ class KLControlled(FastRollouts):
 
     def _fit_critic(self, actor_parameters: list[th.nn.Parameter]) -> None:
         self.policy.set_training_mode(True)
-        refresh_running_statistics(self.policy, self.rollout_buffer)
-        if not self._has_critic():
+        actor_modules = refresh_running_statistics(self.policy, self.rollout_buffer)
+        if not self._fits_critic:
             return
-        hold_actor(self.policy, actor_parameters)
-        value_loss = fit_critic(self.policy, self.rollout_buffer, actor_parameters, self.n_critic_updates, self.batch_size)
-        if value_loss is not None:
-            self.logger.record("train/value_loss", value_loss)
+        hold_actor(self.policy, actor_parameters, actor_modules)
+        fit = fit_critic(self.policy, self.rollout_buffer, actor_parameters, self.n_critic_updates, self.batch_size)
+        self.policy.set_training_mode(True)
+        if fit.stopped is not None:
+            self._skip("critic_fit", f"The critic's fit stopped early: {fit.stopped}")
+        if fit.loss is not None:
+            self.logger.record("train/value_loss", fit.loss)
         explained = explained_variance(self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten())
         self.logger.record("train/explained_variance", explained)
 
@@ -226,7 +250,7 @@ class KLControlled(FastRollouts):
                 f"{self.n_envs} environments and sub_sampling_factor={self.sub_sampling_factor} gives {samples}: "
                 "raise n_steps or set normalize_advantage=False"
             )
-        if self._has_critic() and rollout_size % self.batch_size != 0:
+        if self._fits_critic and rollout_size % self.batch_size != 0:
             warnings.warn(
                 f"batch_size={self.batch_size} does not divide n_steps * n_envs = {self.n_steps} * {self.n_envs}: "
                 f"each pass of the critic's fit ends with a minibatch of {rollout_size % self.batch_size}"
@@ -273,5 +297,8 @@ class KLControlled(FastRollouts):
         path = find(path)
         # SB3 compares the stored policy_kwargs with those given, so the stored ones must be read all the same.
         replaced = {name: value for name, value in kwargs.items() if name != "policy_kwargs"} | (custom_objects or {})
-        objects = read_objects(path, cls.__name__, cls._saved_attributes, replaced)
+        objects = read_objects(path, cls, cls._told_by, replaced)
         return super().load(path, env, device, objects, print_system_info, force_reset, **kwargs)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_skips"]

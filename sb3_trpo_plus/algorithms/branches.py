@@ -18,6 +18,7 @@ from sb3_trpo_plus.policies.distributions import components
 from sb3_trpo_plus.policies.plain import DISTRIBUTIONS
 from sb3_trpo_plus.rollouts.collection import within_bounds
 from sb3_trpo_plus.rollouts.fast_actor import FastActor
+from sb3_trpo_plus.rollouts.frozen import FrozenPolicy
 from sb3_trpo_plus.rollouts.noise import noise_width, noisy_actions, standard_noise
 
 Array = npt.NDArray[Any]
@@ -163,9 +164,8 @@ class _Actor:
     def __init__(self, policy: ActorCriticPolicy, n_envs: int) -> None:
         self.policy, self.distribution = policy, policy.action_dist
         self.is_known = type(self.distribution) in DISTRIBUTIONS
-        self.fast = None if isinstance(self.distribution, StateDependentNoiseDistribution) else FastActor.of(policy)
-        if self.fast is not None:
-            self.fast.begin(1, n_envs)
+        frozen = None if isinstance(self.distribution, StateDependentNoiseDistribution) else FrozenPolicy.of(policy)
+        self.fast = frozen and FastActor(frozen, n_envs)
         #: Numbers of noise a step
         self.width = noise_width(self.distribution) if self.is_known else 0
 
@@ -184,8 +184,7 @@ class _Actor:
         :return: actions as the policy makes them, shape (environments, ...)
         """
         if self.fast is not None:
-            self.fast.noise = self.fast.scaled(noise)[None]
-            return self.fast.act(observations, 0)
+            return self.fast.act(observations, self.fast.scaled(noise))
         distribution = self.policy.get_distribution(obs_as_tensor(observations, self.policy.device))
         if not self.is_known:
             actions: Array = distribution.get_actions().cpu().numpy()

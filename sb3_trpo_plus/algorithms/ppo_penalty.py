@@ -2,7 +2,6 @@
 
 import copy
 import math
-import warnings
 from typing import Any, ClassVar
 
 import torch as th
@@ -12,7 +11,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_trpo_plus.algorithms.arguments import AT_LEAST_0, COUNT, POSITIVE, Range, one_of
-from sb3_trpo_plus.algorithms.base import KLControlled
+from sb3_trpo_plus.algorithms.base import EQUAL_ADVANTAGES, KLControlled
 from sb3_trpo_plus.policies.actor import actor_gradient, parameters_at
 from sb3_trpo_plus.policies.distributions import NotADistributionError, action_distribution, kl_divergence
 from sb3_trpo_plus.rollouts.sample import Sample
@@ -70,7 +69,7 @@ class PPOPenalty(KLControlled):
     :raises AssertionError: the action space is not supported, or a rollout is too short (as in SB3)
     """
 
-    _saved_attributes: ClassVar[tuple[str, ...]] = ("penalty", "penalty_coef")
+    _told_by = "penalty"
     _ranges: ClassVar[dict[str, Range]] = {
         **KLControlled._ranges,
         "n_epochs": COUNT,
@@ -160,9 +159,7 @@ class PPOPenalty(KLControlled):
         actor_parameters, gradient = actor_gradient(self.policy, self._surrogate(start, sample))
         if not gradient.any():
             # Adam's momentum would move the policy all the same.
-            warnings.warn(
-                "This policy update was skipped, the policy stays as it was: all advantages of the rollout are equal"
-            )
+            self._skip_policy(*EQUAL_ADVANTAGES)
             return actor_parameters
         old_parameters = [parameter.detach().clone() for parameter in actor_parameters]
         old_coefficient, old_optimizer = self.penalty_coef, copy.deepcopy(self.policy.optimizer.state_dict())
@@ -180,9 +177,7 @@ class PPOPenalty(KLControlled):
             self.penalty_coef = old_coefficient
             if not isinstance(error, NotADistributionError):
                 raise
-            warnings.warn(
-                f"This policy update was skipped, the policy stays as it was: {error}. Lower learning_rate or max_grad_norm"
-            )
+            self._skip_policy("policy_not_finite", f"{error}. Lower learning_rate or max_grad_norm")
             return actor_parameters
         if self.penalty == "adaptive":
             self.penalty_coef = adapted(self.penalty_coef, kl.mean().item(), self.kl_limit)
@@ -227,7 +222,8 @@ class PPOPenalty(KLControlled):
             self.policy.optimizer.step()
         self.policy.optimizer.zero_grad()
 
-    def _samples_at_a_time(self) -> int:
+    @property
+    def _samples_per_pass(self) -> int:
         return self.batch_size
 
     def _log_update(self, new: Distribution, sample: Sample, kl: th.Tensor) -> None:

@@ -1,31 +1,30 @@
-"""Trust Region Policy Optimization."""
+"""Trust Region Policy Optimization: the natural policy gradient, and a line search that holds it to the trust region."""
 
-import math
-import warnings
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_trpo_plus.algorithms.arguments import AT_LEAST_0, COUNT, FRACTION, Range, one_of
-from sb3_trpo_plus.algorithms.base import KLControlled
-from sb3_trpo_plus.policies.actor import actor_gradient
-from sb3_trpo_plus.policies.distributions import NotADistributionError, action_distribution, averaged_dimensions, kl_divergence
-from sb3_trpo_plus.policies.fisher import empirical_fisher_vector_product, fisher_vector_product, kl_curvature
+from sb3_trpo_plus.algorithms.arguments import COUNT, FRACTION, Range, one_of
+from sb3_trpo_plus.algorithms.npg import NPG
+from sb3_trpo_plus.policies.fisher import kl_curvature
 from sb3_trpo_plus.rollouts.sample import Sample
 from sb3_trpo_plus.trust_region.fisher import FisherVectorProduct
 from sb3_trpo_plus.trust_region.line_search import Candidate
-from sb3_trpo_plus.trust_region.step import StepReport, trust_region_step
+from sb3_trpo_plus.trust_region.step import StepReport, StepSettings, trust_region_step
 
 
-class TRPO(KLControlled):
+class TRPO(NPG):
     """
     Trust Region Policy Optimization (TRPO), the single-path procedure with generalised advantage estimation.
+
+    An update follows the paper's appendix C: the surrogate and its gradient g, the Fisher-vector product, the search direction
+    s that solves (F + damping I) s = g, the largest step by the quadratic model of the KL, and backtracking by the true KL and
+    the true surrogate. All but the last is :class:`~sb3_trpo_plus.NPG`'s.
 
     Papers: https://arxiv.org/abs/1502.05477 (TRPO), https://arxiv.org/abs/1506.02438 (GAE)
 
@@ -76,16 +75,11 @@ class TRPO(KLControlled):
     :raises AssertionError: the action space is not supported, or a rollout is too short (as in SB3)
     """
 
-    _saved_attributes: ClassVar[tuple[str, ...]] = ("cg_max_steps", "line_search_max_iter")
+    _told_by = "line_search_max_iter"
     _ranges: ClassVar[dict[str, Range]] = {
-        **KLControlled._ranges,
-        "cg_damping": AT_LEAST_0,
-        "cg_residual_tol": AT_LEAST_0,
-        "cg_max_steps": COUNT,
+        **NPG._ranges,
         "line_search_shrinking_factor": FRACTION,
         "line_search_max_iter": COUNT,
-        "fisher_sub_sampling_factor": COUNT,
-        "fisher": one_of("gauss_newton", "empirical"),
         "kl_constraint": one_of("mean", "max"),
     }
 
@@ -132,16 +126,17 @@ class TRPO(KLControlled):
             n_steps=n_steps,
             batch_size=batch_size,
             gamma=gamma,
-            gae_lambda=gae_lambda,
+            cg_max_steps=cg_max_steps,
+            cg_damping=cg_damping,
             n_critic_updates=n_critic_updates,
-            normalize_advantage=normalize_advantage,
-            target_kl=target_kl,
-            sub_sampling_factor=sub_sampling_factor,
-            ent_coef=ent_coef,
+            gae_lambda=gae_lambda,
             use_sde=use_sde,
             sde_sample_freq=sde_sample_freq,
             rollout_buffer_class=rollout_buffer_class,
             rollout_buffer_kwargs=rollout_buffer_kwargs,
+            normalize_advantage=normalize_advantage,
+            target_kl=target_kl,
+            sub_sampling_factor=sub_sampling_factor,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             policy_kwargs=policy_kwargs,
@@ -149,73 +144,17 @@ class TRPO(KLControlled):
             seed=seed,
             device=device,
             _init_setup_model=False,
+            fisher_sub_sampling_factor=fisher_sub_sampling_factor,
+            cg_residual_tol=cg_residual_tol,
+            ent_coef=ent_coef,
+            fisher=fisher,
+            log_improvement_bound=log_improvement_bound,
         )
-        self.cg_max_steps = cg_max_steps
-        self.cg_damping = cg_damping
-        self.cg_residual_tol = cg_residual_tol
         self.line_search_shrinking_factor = line_search_shrinking_factor
         self.line_search_max_iter = line_search_max_iter
-        self.fisher_sub_sampling_factor = fisher_sub_sampling_factor
-        self.fisher = fisher
         self.kl_constraint = kl_constraint
-        self.log_improvement_bound = log_improvement_bound
-        # What the last policy update did, on what, for plots.plot_trust_region; not saved with the model.
-        self.last_step: StepReport | None = None
-        self._last_sample: Sample | None = None
         if _init_setup_model:
             self._setup_model()
-
-    def train(self) -> None:
-        """
-        Take one trust-region step on the rollout, then fit the critic to its returns.
-
-        Both are left as they are, with a warning that names the cause, where their numbers are not finite.
-        """
-        self.last_step = self._last_sample = None
-        super().train()
-
-    def _improve_policy(self) -> list[th.nn.Parameter]:
-        """
-        Take one trust-region step on the rollout.
-
-        :return: the actor's parameters, moved or not
-        """
-        # The trust region is one around the policy that collected the data, which had no dropout.
-        self.policy.set_training_mode(False)
-        sample = self._sample()
-        old = action_distribution(self.policy, sample.observations)
-        surrogate_old = self._surrogate(old, sample)
-        actor_parameters, gradient = actor_gradient(self.policy, surrogate_old)
-        fisher = self._fisher_vector_product(sample, actor_parameters)
-
-        evaluate = partial(self._candidate, sample, old)
-        report = self._step(sample, actor_parameters, gradient, fisher, evaluate, surrogate_old.item())
-        self.last_step, self._last_sample = report, sample
-        if not report.tried:
-            cause = report.reason if sample.advantages.any() else "all advantages of the rollout are equal"
-            warnings.warn(f"This policy update was skipped, the policy stays as it was: {cause}")
-        self._log_step(report)
-        self.logger.record("train/entropy", sample.entropy(old).item())
-        if self.log_improvement_bound:
-            self.logger.record("train/improvement_lower_bound", self._improvement_lower_bound(sample, old, report))
-        return actor_parameters
-
-    @th.no_grad()
-    def _candidate(self, sample: Sample, old: Distribution) -> Candidate:
-        """The policy at the present values of its parameters, beside the old one."""
-        try:
-            new = action_distribution(self.policy, sample.observations)
-        except NotADistributionError:
-            # Too long a step can make outputs overflow.
-            return Candidate(math.nan, math.nan, math.nan)
-        kl = kl_divergence(old, new)
-        return Candidate(self._surrogate(new, sample).item(), kl.mean().item(), kl.max().item())
-
-    def _fisher_vector_product(self, sample: Sample, actor_parameters: list[th.nn.Parameter]) -> FisherVectorProduct:
-        part = sample.at(slice(None, None, self.fisher_sub_sampling_factor))
-        if self.fisher == "empirical":
-            return empirical_fisher_vector_product(self.policy, part.observations, part.actions, actor_parameters)
-        return fisher_vector_product(self.policy, part.observations, actor_parameters)
 
     def _step(
         self,
@@ -235,58 +174,32 @@ class TRPO(KLControlled):
             fisher,
             evaluate,
             surrogate_old,
-            max_kl=self.kl_limit,
-            damping=self.cg_damping,
-            cg_max_steps=self.cg_max_steps,
-            cg_residual_tol=self.cg_residual_tol,
-            shrinking_factor=self.line_search_shrinking_factor,
-            max_tries=self.line_search_max_iter,
+            settings=self._settings(),
             largest_curvature=largest_curvature if self.kl_constraint == "max" else None,
         )
 
-    @th.no_grad()
-    def _improvement_lower_bound(self, sample: Sample, old: Distribution, report: StepReport) -> float:
-        """L(new) - L(old) - C max KL, with the largest advantage of the rollout for the theory's maximum over all."""
-        gamma = self.rollout_buffer.gamma
-        if gamma == 1:
-            return -math.inf
-        new = action_distribution(self.policy, sample.observations)
-        gain, before = (sample.expected_advantage(one, sample.raw_advantages).item() for one in (new, old))
-        epsilon = sample.raw_advantages.abs().max().item()
-        max_kl = averaged_dimensions(old) * report.max_kl
-        # The theory's sums over states are of discounted visits, of which there are 1 / (1 - gamma).
-        return (gain - before) / (1 - gamma) - 4 * epsilon * gamma / (1 - gamma) ** 2 * max_kl
+    def _settings(self) -> StepSettings:
+        return replace(
+            super()._settings(),
+            shrinking_factor=self.line_search_shrinking_factor,
+            max_tries=self.line_search_max_iter,
+        )
 
     def _log_step(self, report: StepReport) -> None:
-        self._log_direction(report)
+        super()._log_step(report)
         self.logger.record("train/kl_divergence_loss", report.mean_kl)
         self.logger.record("train/is_line_search_success", float(report.accepted))
-        self.logger.record("train/line_search_outcome", report.reason, exclude="tensorboard")
         self.logger.record("train/line_search_steps", len(report.tried))
+        self.logger.debug(f"Line search: {report.reason}")
 
-    def _log_direction(self, report: StepReport) -> None:
-        self.logger.record("train/policy_objective", report.surrogate_new)
-        self.logger.record("train/step_size", report.step_size)
-        self.logger.record("train/expected_improvement", report.expected_improvement)
-        self.logger.record("train/improvement_ratio", report.improvement_ratio)
-        self.logger.record("train/kl_mean", report.mean_kl)
-        self.logger.record("train/kl_max", report.max_kl)
-        self.logger.record("train/cg_iterations", report.cg_iterations)
-        self.logger.record("train/cg_residual", report.cg_relative_residual)
-        self.logger.record("train/gradient_norm", report.gradient_norm)
-        if hasattr(self.policy, "log_std"):
-            self.logger.record("train/std", self.policy.log_std.exp().mean().item())
+    def _log_refusal(self, report: StepReport) -> None:
+        """That no step is accepted is a matter of course now and then: a number, and no warning."""
 
-    def _log_skipped(self, reason: str) -> None:
-        self.logger.record("train/is_line_search_success", 0.0)
-        self.logger.record("train/line_search_outcome", reason, exclude="tensorboard")
-
-    def _check_hyperparameters(self) -> None:
-        super()._check_hyperparameters()
-        if self.log_improvement_bound and self.gamma == 1:
-            raise ValueError(
-                f"log_improvement_bound needs gamma below 1, but it is {self.gamma!r}: the bound has (1 - gamma) as a divisor"
-            )
+    def _skip(self, cause: str, sentence: str) -> None:
+        super()._skip(cause, sentence)
+        if cause != "critic_fit":
+            self.logger.record("train/is_line_search_success", 0.0)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "last_step", "_last_sample"]
+        # NPG's own argument, by which its files are told from these.
+        return [*super()._excluded_save_params(), "step_size"]

@@ -21,7 +21,7 @@ from sb3_trpo_plus.algorithms.branches import grow, observations_at
 from sb3_trpo_plus.algorithms.trpo import TRPO
 from sb3_trpo_plus.envs.vec_states import VecState, branching, check_restorable, get_vec_state, set_vec_state
 from sb3_trpo_plus.policies.distributions import action_distribution
-from sb3_trpo_plus.policies.observations import select
+from sb3_trpo_plus.policies.observations import select, stack
 from sb3_trpo_plus.rollouts.sample import Sample, normalized
 
 Array = npt.NDArray[Any]
@@ -87,6 +87,27 @@ class VineTRPO(TRPO):
     :param env: The environment to learn from (an id that is registered in Gymnasium, an env or a VecEnv)
     :param learning_rate: Learning rate of the critic; a float or a function of the remaining progress (from 1 to 0)
     :param n_steps: Steps of each environment in the trunk
+    :param batch_size: Minibatch size of the critic's fit
+    :param gamma: Discount factor, in [0, 1]; or a function of the remaining progress (from 1 to 0)
+    :param cg_max_steps: Limit on the iterations of conjugate gradients, at least 1
+    :param cg_damping: Added to the diagonal of the Fisher matrix, at least 0
+    :param line_search_shrinking_factor: Factor of the step at each backtrack, in (0, 1)
+    :param line_search_max_iter: Steps tried before the update is given up, at least 1
+    :param n_critic_updates: Passes of the critic's fit over the trunk, at least 0
+    :param gae_lambda: Trade-off of bias against variance in the critic's targets, in [0, 1]
+    :param use_sde: Whether to use generalised State-Dependent Exploration (gSDE) instead of independent action noise
+    :param sde_sample_freq: Sample a new noise matrix every n steps when using gSDE; -1: only at the start of a rollout
+    :param rollout_buffer_class: Rollout buffer class. ``None``: chosen by the observation space
+    :param rollout_buffer_kwargs: Keyword arguments of the rollout buffer
+    :param normalize_advantage: Whether to give the advantages of a rollout mean 0 and standard deviation 1
+    :param target_kl: Limit on the KL(old || new) of an update in the states branched from, as in :class:`~sb3_trpo_plus.TRPO`
+    :param stats_window_size: Episodes that the logged success rate, episode length and reward are averaged over
+    :param tensorboard_log: Folder of the TensorBoard logs; ``None``: no such logs
+    :param policy_kwargs: Additional arguments of the policy
+    :param verbose: 0: no output, 1: info messages, 2: debug messages
+    :param seed: Seed of the pseudo-random generators
+    :param device: Device of the networks (cpu, cuda, ...); auto: the GPU if there is one
+    :param _init_setup_model: Whether to build the networks when the instance is created
     :param n_rollout_states: States of the trunk to branch from, at least 1, at most n_steps * n_envs
     :param n_actions: Actions tried in each of them, at least 1. A Discrete space that has no more is tried as a whole, any
         other is drawn from; one action alone has nothing to be compared with but those in other states. ``None``: all of a
@@ -97,13 +118,17 @@ class VineTRPO(TRPO):
         "uniform": the uniform distribution over the action space, which leaves out what a Gaussian has beyond a Box's bounds
     :param bootstrap: Whether the critic's value stands for what a branch that was cut off, by ``rollout_length`` or by a time
         limit, would have gone on to earn; otherwise that is left out, and there is no critic to fit
-    :param kwargs: Every other argument of :class:`~sb3_trpo_plus.TRPO`, with its meaning and default, but for
-        ``sub_sampling_factor``
-    :raises TypeError: ``sub_sampling_factor`` is given, or the state of the environment can't be saved
+    :param fisher_sub_sampling_factor: as in :class:`~sb3_trpo_plus.TRPO`, and so are the arguments after it
+    :param cg_residual_tol: Relative residual at which conjugate gradients stop, at least 0
+    :param ent_coef: Weight of the mean entropy in the surrogate objective, at least 0; or a function of the remaining progress
+    :param fisher: "gauss_newton" or "empirical"
+    :param kl_constraint: "mean" or "max"
+    :param log_improvement_bound: Whether to log ``train/improvement_lower_bound``
+    :raises TypeError: the state of the environment can't be saved
     :raises ValueError: an argument is out of its range, or the environment does not come back exactly
     """
 
-    _saved_attributes: ClassVar[tuple[str, ...]] = ("cg_max_steps", "n_rollout_states")
+    _told_by = "n_rollout_states"
     _ranges: ClassVar[dict[str, Range]] = {
         **TRPO._ranges,
         "n_rollout_states": COUNT,
@@ -116,18 +141,73 @@ class VineTRPO(TRPO):
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-3,
         n_steps: int = 256,
+        batch_size: int = 128,
+        gamma: float | Schedule = 0.99,
+        cg_max_steps: int = 15,
+        cg_damping: float = 0.1,
+        line_search_shrinking_factor: float = 0.8,
+        line_search_max_iter: int = 10,
+        n_critic_updates: int = 10,
+        gae_lambda: float = 0.95,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = True,
+        target_kl: float | Schedule = 0.01,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
         *,
         n_rollout_states: int = 64,
         n_actions: int | None = None,
         rollout_length: int | None = None,
         proposal: str = "policy",
         bootstrap: bool = False,
-        _init_setup_model: bool = True,
-        **kwargs: Any,
+        fisher_sub_sampling_factor: int = 1,
+        cg_residual_tol: float = 1e-5,
+        ent_coef: float | Schedule = 0.0,
+        fisher: str = "gauss_newton",
+        kl_constraint: str = "mean",
+        log_improvement_bound: bool = False,
     ):
-        if "sub_sampling_factor" in kwargs:
-            raise TypeError("VineTRPO has no argument sub_sampling_factor: n_rollout_states says how many states are used")
-        super().__init__(policy, env, learning_rate, n_steps, _init_setup_model=False, **kwargs)
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            gamma=gamma,
+            cg_max_steps=cg_max_steps,
+            cg_damping=cg_damping,
+            line_search_shrinking_factor=line_search_shrinking_factor,
+            line_search_max_iter=line_search_max_iter,
+            n_critic_updates=n_critic_updates,
+            gae_lambda=gae_lambda,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            normalize_advantage=normalize_advantage,
+            target_kl=target_kl,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            fisher_sub_sampling_factor=fisher_sub_sampling_factor,
+            cg_residual_tol=cg_residual_tol,
+            ent_coef=ent_coef,
+            fisher=fisher,
+            kl_constraint=kl_constraint,
+            log_improvement_bound=log_improvement_bound,
+        )
         self.n_rollout_states = n_rollout_states
         self.n_actions = n_actions
         self.rollout_length = rollout_length
@@ -234,7 +314,7 @@ class VineTRPO(TRPO):
         returns, cuts = grown
         if self.bootstrap and cuts:
             with th.no_grad():
-                last = self.policy.obs_to_tensor(_stack([cut.observation for cut in cuts]))[0]
+                last = self.policy.obs_to_tensor(stack([cut.observation for cut in cuts]))[0]
                 values = self.policy.predict_values(last).flatten().tolist()
             for cut, value in zip(cuts, values, strict=True):
                 returns[cut.place] += cut.discount * value
@@ -260,10 +340,12 @@ class VineTRPO(TRPO):
             return "returns of branches"
         return broken
 
-    def _has_critic(self) -> bool:
+    @property
+    def _fits_critic(self) -> bool:
         return self.bootstrap
 
-    def _samples_at_a_time(self) -> int:
+    @property
+    def _samples_per_pass(self) -> int:
         return self.n_rollout_states
 
     def _check_hyperparameters(self) -> None:
@@ -334,9 +416,3 @@ def _uniform(space: spaces.Space[Any], is_squashed: bool) -> tuple[Array, float]
         return np.asarray(random.randint(2, size=bits), dtype=np.float32), -bits * float(np.log(2))
     n = space.nvec.flatten() if isinstance(space, spaces.MultiDiscrete) else space.n  # type: ignore[attr-defined]
     return np.asarray(random.randint(n)), -float(np.log(n).sum())
-
-
-def _stack(observations: list[Any]) -> Any:
-    if isinstance(observations[0], dict):
-        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
-    return np.stack(observations)

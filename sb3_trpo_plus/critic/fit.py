@@ -1,19 +1,32 @@
 """Minibatch steps on the mean squared error of the values."""
 
 import math
-import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.nn import functional as F
 
 from sb3_trpo_plus.critic.flat_adam import FlatAdam
-from sb3_trpo_plus.policies.plain import features, plain_critic
+from sb3_trpo_plus.policies.plain import features, is_plain_buffer, plain_critic
 from sb3_trpo_plus.trust_region.flat import unflatten
 from sb3_trpo_plus.trust_region.mlp import Mlp, MlpRegression
+
+
+@dataclass(frozen=True)
+class CriticFit:
+    """
+    :param loss: mean of the minibatches' mean squared errors, None when there was no step
+    :param stopped: why the fit ended before its time, in words; None if it did not
+    """
+
+    loss: float | None
+    stopped: str | None = None
 
 
 def fit_critic(
@@ -22,12 +35,12 @@ def fit_critic(
     actor_parameters: Collection[th.nn.Parameter],
     n_epochs: int,
     batch_size: int,
-) -> float | None:
+) -> CriticFit:
     """
     Regress the values on the returns by minibatch steps of the policy's optimiser on the mean squared error.
 
     Parameters that the critic shares with the actor stay where the trust region put them. A minibatch whose loss or
-    gradient is not finite ends the fit with a warning, before it reaches the parameters or the optimiser.
+    gradient is not finite ends the fit, before it reaches the parameters or the optimiser.
 
     A plain MLP whose optimiser is Adam is fitted on one flat vector, without autograd; the optimiser's state is read before
     and written after, in its own form.
@@ -37,14 +50,14 @@ def fit_critic(
     :param actor_parameters: not to be moved
     :param n_epochs: passes over the rollout
     :param batch_size: of a minibatch; the last one of a pass may be smaller
-    :return: mean of the minibatches' losses, None when there was no step
+    :return: what happened
     """
     actor = {id(parameter) for parameter in actor_parameters}
     critic_parameters = [p for p in policy.parameters() if p.requires_grad and id(p) not in actor]
     if not critic_parameters:
-        return None
+        return CriticFit(None)
     network = plain_critic(policy)
-    if network is not None and _same(network.parameters, critic_parameters) and type(rollout_buffer) is RolloutBuffer:
+    if network is not None and _same(network.parameters, critic_parameters) and is_plain_buffer(rollout_buffer):
         adam = FlatAdam.of(policy.optimizer, network.parameters)
         if adam is not None:
             return _fit_mlp(policy, network, adam, rollout_buffer, n_epochs, batch_size)
@@ -57,47 +70,58 @@ def _fit_any(
     rollout_buffer: RolloutBuffer,
     n_epochs: int,
     batch_size: int,
-) -> float | None:
-    losses = []
-    policy.optimizer.zero_grad()
+) -> CriticFit:
+    losses, stopped = [], None
     for rollout in (minibatch for _ in range(n_epochs) for minibatch in rollout_buffer.get(batch_size)):
         loss = F.mse_loss(rollout.returns, policy.predict_values(rollout.observations).flatten())
         if not loss.requires_grad:
             break
-        gradients = th.autograd.grad(loss, critic_parameters, allow_unused=True)
-        norm = th.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
-        if _is_broken(loss.item(), norm.item()):
+        _forget_gradients(policy, critic_parameters)
+        # Not autograd.grad: hooks that wait for a gradient to be accumulated would not be called.
+        th.autograd.backward(loss, inputs=critic_parameters)
+        norm = th.nn.utils.get_total_norm([p.grad for p in critic_parameters if p.grad is not None])
+        stopped = _broken(loss.item(), norm.item())
+        if stopped is not None:
+            _forget_gradients(policy, critic_parameters)
             break
         losses.append(loss.item())
-        for parameter, gradient in zip(critic_parameters, gradients, strict=True):
-            parameter.grad = gradient
         policy.optimizer.step()
+    return CriticFit(float(np.mean(losses)) if losses else None, stopped)
+
+
+def _forget_gradients(policy: ActorCriticPolicy, critic_parameters: Iterable[th.nn.Parameter]) -> None:
     policy.optimizer.zero_grad()
-    return float(np.mean(losses)) if losses else None
+    for parameter in critic_parameters:
+        # Of those that the optimiser does not have, too.
+        parameter.grad = None
 
 
 def _fit_mlp(
     policy: ActorCriticPolicy,
     network: Mlp,
-    adam: "FlatAdam",
+    adam: FlatAdam,
     rollout_buffer: RolloutBuffer,
     n_epochs: int,
     batch_size: int,
-) -> float | None:
-    losses = []
+) -> CriticFit:
+    losses, stopped = [], None
     regression = MlpRegression(network)
     for inputs, targets in _minibatches(policy, rollout_buffer, n_epochs, batch_size):
         loss = regression.loss(inputs, targets)
-        if _is_broken(loss, th.linalg.vector_norm(regression.gradient).item()):
+        stopped = _broken(loss, th.linalg.vector_norm(regression.gradient).item())
+        if stopped is not None:
             break
         losses.append(loss)
         adam.step(regression.parameters, regression.gradient)
     if losses:
         with th.no_grad():
-            for parameter, value in zip(network.parameters, unflatten(regression.parameters, network.parameters), strict=True):
+            pieces = (unflatten(vector, network.parameters) for vector in (regression.parameters, regression.gradient))
+            for parameter, value, gradient in zip(network.parameters, *pieces, strict=True):
                 parameter.copy_(value)
+                # Of the last minibatch, as the steps one by one would leave it.
+                parameter.grad = None if stopped else gradient.clone()
         adam.write_back()
-    return float(np.mean(losses)) if losses else None
+    return CriticFit(float(np.mean(losses)) if losses else None, stopped)
 
 
 @th.no_grad()
@@ -105,11 +129,14 @@ def _minibatches(
     policy: ActorCriticPolicy, rollout_buffer: RolloutBuffer, n_epochs: int, batch_size: int
 ) -> Iterator[tuple[th.Tensor, th.Tensor]]:
     """Inputs and returns: the minibatches that ``rollout_buffer.get`` would draw, with the observations flattened once."""
-    arrays = [rollout_buffer.observations, rollout_buffer.returns]
-    if not rollout_buffer.generator_ready:
-        arrays = [rollout_buffer.swap_and_flatten(array) for array in arrays]
-    observations, returns = (rollout_buffer.to_torch(array) for array in arrays)
-    inputs, targets = features(policy, observations), returns.reshape(-1, 1)
+
+    def flat(array: npt.NDArray[Any]) -> th.Tensor:
+        return rollout_buffer.to_torch(array if rollout_buffer.generator_ready else rollout_buffer.swap_and_flatten(array))
+
+    observations = rollout_buffer.observations
+    of_rollout = {k: flat(v) for k, v in observations.items()} if isinstance(observations, dict) else flat(observations)
+    inputs = features(policy, of_rollout)
+    targets = flat(rollout_buffer.returns).reshape(-1, 1)
     for _ in range(n_epochs):
         # The generator that the buffer draws from.
         order = th.as_tensor(np.random.permutation(len(inputs)), device=inputs.device)  # noqa: NPY002
@@ -120,11 +147,11 @@ def _same(parameters: Collection[th.nn.Parameter], others: Collection[th.nn.Para
     return {id(parameter) for parameter in parameters} == {id(parameter) for parameter in others}
 
 
-def _is_broken(loss: float, gradient_norm: float) -> bool:
+def _broken(loss: float, gradient_norm: float) -> str | None:
+    """Words for what of a minibatch is not finite; None if all is."""
     if math.isfinite(loss + gradient_norm):
-        return False
-    warnings.warn(
-        f"The critic's fit stopped early: a minibatch has loss {loss:.3g} and gradient norm {gradient_norm:.3g}. "
+        return None
+    return (
+        f"a minibatch has loss {loss:.3g} and gradient norm {gradient_norm:.3g}. "
         "Look for very large returns or observations (VecNormalize scales both), or lower learning_rate"
     )
-    return True

@@ -1,8 +1,31 @@
 """Adam on one flat vector."""
 
+import functools
+import math
+
 import torch as th
+from torch.optim import optimizer as optimizer_module
 
 from sb3_trpo_plus.trust_region.flat import flatten, unflatten
+
+FUSED_ADAM = {"lr": 0.5, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8, "amsgrad": False, "maximize": False}
+
+
+@functools.cache
+def has_fused_adam(device: th.device) -> bool:
+    """
+    Whether torch's kernel of Adam, which is not public, is there and does what Adam does: tried once, on one number.
+
+    :param device: of the parameters
+    """
+    parameter, gradient, mean, square, n_steps = (th.full((1,), x, device=device) for x in (1.0, 2.0, 0.0, 0.0, 1.0))
+    try:
+        th._fused_adam_([parameter], [gradient], [mean], [square], [], [n_steps[0]], **FUSED_ADAM)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return False
+    # The first step is the learning rate times the sign of the gradient; the moments are (1 - beta) g and (1 - beta) g^2.
+    found = th.cat([parameter, mean, square]).tolist()
+    return all(math.isclose(one, other, rel_tol=1e-5) for one, other in zip(found, (0.5, 0.2, 0.004), strict=True))
 
 
 class FlatAdam:
@@ -20,11 +43,22 @@ class FlatAdam:
         """
         if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1 or "step" in optimizer.__dict__:
             return None
+        if not has_fused_adam(parameters[0].device):
+            return None
         group, states = optimizer.param_groups[0], [optimizer.state.get(parameter, {}) for parameter in parameters]
+        its_own = {id(parameter) for parameter in group["params"]}
+        foreign = any(id(parameter) not in its_own for parameter in parameters)
         special = any(group.get(option) for option in ("amsgrad", "maximize", "differentiable", "decoupled_weight_decay"))
-        hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+        hooked = any(
+            (
+                optimizer._optimizer_step_pre_hooks,
+                optimizer._optimizer_step_post_hooks,
+                optimizer_module._global_optimizer_pre_hooks,
+                optimizer_module._global_optimizer_post_hooks,
+            )
+        )
         steps = {float(state.get("step", 0.0)) for state in states}
-        return None if special or hooked or len(steps) > 1 else cls(optimizer, parameters)
+        return None if foreign or special or hooked or len(steps) > 1 else cls(optimizer, parameters)
 
     def __init__(self, optimizer: th.optim.Adam, parameters: list[th.nn.Parameter]) -> None:
         self._optimizer, self._parameters = optimizer, parameters

@@ -12,9 +12,10 @@ import pathlib
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
 
 from sb3_trpo_plus.files.gym_years import unpickle
@@ -27,28 +28,35 @@ NEEDED = (
     "rollout_buffer_kwargs",
 )  # fmt: skip
 
+# Whose file it is: the first of these names that is in its data. Old files of NPG have what TRPO's have, too.
+TOLD_BY = {
+    "n_rollout_states": "VineTRPO", "step_size": "NPG", "penalty": "PPOPenalty", "line_search_max_iter": "TRPO",
+    "clip_range": "PPO",
+}  # fmt: skip
+# What SB3's models keep beside their data.
+TENSORS = {"policy.pth", "policy.optimizer.pth"}
+
 
 def read_objects(
-    path: ModelFile, algorithm: str, attributes: Sequence[str], custom_objects: dict[str, Any] | None = None
+    path: ModelFile, algorithm: type[BaseAlgorithm], told_by: str, custom_objects: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """
     Read everything in a saved model that SB3 would have to unpickle.
 
     :param path: path of the zip, ``.zip`` may be left out, or an open binary file, whose position is kept
-    :param algorithm: name of the algorithm that is to load it
-    :param attributes: names that the data of this algorithm has and the others' lack
+    :param algorithm: the class that is to load it
+    :param told_by: the name in ``TOLD_BY`` of the algorithm that it is, or that it is made from
     :param custom_objects: objects to take in place of those in the file, which are then not read
     :return: ``custom_objects``, and the file's own for every other name that is pickled in it
     :raises FileNotFoundError: there is no such file
     :raises ValueError: the file is not a whole model zip, is another algorithm's, or has an object that can't be read
     """
-    data = _read_data(path)
-    missing = [name for name in attributes if name not in data]
-    if missing:
-        raise ValueError(
-            f"{_name(path)} was saved by another algorithm, {algorithm} can't load it: it has no {' and no '.join(missing)}"
-            + (", but clip_range as PPO's have" if "clip_range" in data else "")
-        )
+    data = _read_data(path, algorithm)
+    found = next((name for name in TOLD_BY if name in data), None)
+    if found != told_by:
+        whose, has = (f", {TOLD_BY[found]}", f"a {found}") if found else ("", f"no {told_by}")
+        words = f"was saved by another algorithm{whose}, {algorithm.__name__} can't load it: it has {has}"
+        raise ValueError(f"{_name(path)} {words}")
     # SB3 derives lr_schedule from learning_rate anyway.
     objects: dict[str, Any] = {"lr_schedule": None, **(custom_objects or {})}
     for name, value in data.items():
@@ -77,7 +85,7 @@ def _name(path: ModelFile) -> str:
     return f"The file {str(path)!r}" if isinstance(path, (str, pathlib.Path)) else "The given file"
 
 
-def _read_data(path: ModelFile) -> dict[str, Any]:
+def _read_data(path: ModelFile, algorithm: type[BaseAlgorithm]) -> dict[str, Any]:
     try:
         file = open_path(path, "r", suffix="zip")
     except FileNotFoundError as error:
@@ -86,7 +94,8 @@ def _read_data(path: ModelFile) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(file) as archive:
             # Of a file that was cut off, zipfile may find a whole archive inside: each .pth member is one.
-            lacking = {"data", "policy.pth", "policy.optimizer.pth"} - set(archive.namelist())
+            is_its_own = algorithm._get_torch_save_params is not OnPolicyAlgorithm._get_torch_save_params
+            lacking = {"data", *(() if is_its_own else TENSORS)} - set(archive.namelist())
             if lacking:
                 raise zipfile.BadZipFile(f"it has no {' and no '.join(sorted(lacking))}")
             damaged = archive.testzip()

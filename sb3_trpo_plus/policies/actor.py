@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import nn
 
 from sb3_trpo_plus.trust_region.flat import flatten
 
@@ -51,25 +52,41 @@ def parameters_at(parameters: Sequence[th.Tensor], values: Sequence[th.Tensor]) 
 
 
 @th.no_grad()
-def refresh_running_statistics(policy: ActorCriticPolicy, rollout_buffer: RolloutBuffer) -> None:
+def refresh_running_statistics(policy: ActorCriticPolicy, rollout_buffer: RolloutBuffer) -> list[nn.Module]:
     """
-    Let batch norm layers of the actor see the rollout once, since neither the step nor the critic's fit moves them.
+    Let the actor's layers that keep statistics, such as batch norm, see the rollout once, since neither the step nor the
+    critic's fit moves them.
 
     :param policy: in training mode
     :param rollout_buffer: full
+    :return: those layers
     """
-    if any(isinstance(module, th.nn.modules.batchnorm._BatchNorm) for module in policy.modules()):
+    with_buffers = [module for module in policy.modules() if module._buffers]
+    if not with_buffers:
+        return []
+    passed: dict[int, nn.Module] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda module, _: passed.update({id(module): module})) for module in with_buffers
+    ]
+    try:
         policy.get_distribution(next(rollout_buffer.get(batch_size=None)).observations)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(passed.values())
 
 
-def hold_actor(policy: ActorCriticPolicy, actor_parameters: Sequence[th.nn.Parameter]) -> None:
+def hold_actor(
+    policy: ActorCriticPolicy, actor_parameters: Sequence[th.nn.Parameter], statistics: Sequence[nn.Module]
+) -> None:
     """
-    Put the layers that hold the actor's parameters in evaluation mode: their running statistics then stay as they are.
+    Put the actor's layers in evaluation mode: a pass of the critic through those that they share then changes nothing in them.
 
     :param policy: the layers of which are looked at one by one
     :param actor_parameters: as :func:`actor_gradient` found them
+    :param statistics: layers that keep statistics, as :func:`refresh_running_statistics` found them
     """
     actor = {id(parameter) for parameter in actor_parameters}
     for module in policy.modules():
-        if any(id(parameter) in actor for parameter in module.parameters(recurse=False)):
+        if module in statistics or any(id(parameter) in actor for parameter in module.parameters(recurse=False)):
             module.training = False

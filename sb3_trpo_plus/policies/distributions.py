@@ -1,6 +1,9 @@
 """Action distributions of SB3 policies: their KL, their entropy, and the outputs that they are made of."""
 
 import copy
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch as th
 from stable_baselines3.common.distributions import (
@@ -29,10 +32,36 @@ def action_distribution(policy: ActorCriticPolicy, observations: PyTorchObs) -> 
     try:
         return copy.copy(policy.get_distribution(observations))
     except ValueError as error:
-        # Torch has no exception of its own for this, and goes on to print the whole batch.
-        if "to satisfy the constraint" not in str(error):
+        if not refused_by_torch(error):
             raise
+        # The rest of torch's message is the whole batch.
         raise NotADistributionError(str(error).splitlines()[0]) from error
+
+
+def refused_by_torch(error: ValueError) -> bool:
+    """Whether it was raised by the check of a torch distribution's parameters, which has no exception of its own."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return frames[-1][0].f_globals.get("__name__") == "torch.distributions.distribution"
+
+
+@contextmanager
+def distribution_put_back(policy: ActorCriticPolicy) -> Iterator[None]:
+    """
+    Leave the policy with the action distribution that it has now: one of an update holds autograd's graph, which can be
+    neither copied nor pickled and keeps the rollout's activations alive.
+
+    :param policy: its ``action_dist``, if it has one, may be used within
+    """
+    distribution = getattr(policy, "action_dist", None)
+    if distribution is None:
+        yield
+        return
+    before = dict(vars(distribution))
+    try:
+        yield
+    finally:
+        vars(distribution).clear()
+        vars(distribution).update(before)
 
 
 def kl_divergence(old: Distribution, new: Distribution) -> th.Tensor:

@@ -1,8 +1,11 @@
 """Products with the Fisher matrix of an SB3 policy."""
 
 import copy
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.distributions import (
@@ -13,12 +16,15 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.autograd import forward_ad as fwAD
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sb3_trpo_plus.policies.actor import parameters_at
 from sb3_trpo_plus.policies.distributions import action_distribution, averaged_dimensions, blocks_of, kl_divergence
 from sb3_trpo_plus.policies.observations import select
 from sb3_trpo_plus.policies.plain import features, plain_actor
 from sb3_trpo_plus.trust_region.fisher import (
     FisherVectorProduct,
+    NotTwiceDifferentiableError,
     Push,
     empirical_fisher,
     gauss_newton_curvature,
@@ -27,12 +33,14 @@ from sb3_trpo_plus.trust_region.fisher import (
     hessian_fisher,
     mlp_empirical_fisher,
     mlp_fisher,
+    reverse_push,
     sum_of_products,
 )
-from sb3_trpo_plus.trust_region.flat import unflatten
+from sb3_trpo_plus.trust_region.flat import flatten, unflatten
 from sb3_trpo_plus.trust_region.metric import OutputBlock
 from sb3_trpo_plus.trust_region.mlp import Mlp, MlpJacobian
 
+Outputs = Callable[[], list[th.Tensor]]
 # Samples of a chunk in the products of convolutional policies.
 CHUNK = 128
 
@@ -48,7 +56,7 @@ def fisher_vector_product(
     :param parameters: the actor's
     :return: function of a flat vector, without damping
     """
-    if any(isinstance(module, nn.modules.conv._ConvNd) for module in policy.modules()):
+    if _has_convolutions(policy):
         return _in_chunks(policy, observations, parameters)
     return _product(policy, observations, parameters)
 
@@ -67,8 +75,15 @@ def empirical_fisher_vector_product(
     """
     network = _plain_network(policy, parameters)
     if network is None or isinstance(policy.action_dist, StateDependentNoiseDistribution):
-        distribution = action_distribution(policy, observations)
-        return empirical_fisher(distribution.log_prob(actions), parameters, averaged_dimensions(distribution))
+        with _twice_differentiable(policy):
+            distribution = action_distribution(policy, observations)
+            log_prob = distribution.log_prob(actions)
+
+        def log_probs() -> list[th.Tensor]:
+            return [action_distribution(policy, observations).log_prob(actions)]
+
+        push = _push(policy, log_probs, parameters, [OutputBlock(log_prob, th.Tensor.clone)])
+        return empirical_fisher(log_prob, parameters, averaged_dimensions(distribution), push)
     jacobian = MlpJacobian(network, features(policy, observations))
     outputs = network.layers[-1](jacobian.inputs[-1]).detach().requires_grad_()
     of_states = [outputs]
@@ -91,13 +106,15 @@ def kl_curvature(
     :param vector: flat
     :return: shape (states,), at least 0
     """
-    distribution = action_distribution(policy, observations)
+    with _twice_differentiable(policy):
+        distribution = action_distribution(policy, observations)
     blocks = blocks_of(distribution)
     if blocks is None:
         with th.no_grad():
             constant = action_distribution(policy, observations)
         return hessian_curvature(kl_divergence(constant, distribution), parameters, vector)
-    return gauss_newton_curvature(blocks, parameters, vector, partial(_push, policy, observations, parameters))
+    push = _push(policy, partial(_outputs, policy, observations), parameters, blocks)
+    return gauss_newton_curvature(blocks, parameters, vector, push)
 
 
 def _in_chunks(policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor]) -> FisherVectorProduct:
@@ -107,43 +124,114 @@ def _in_chunks(policy: ActorCriticPolicy, observations: PyTorchObs, parameters: 
     products, weights = [], []
     for start in range(0, n_states, chunk_size):
         part = slice(start, min(start + chunk_size, n_states))
-        chunk = select(observations, part)
-        products.append(_product(policy, chunk, parameters, partial(_push, policy, chunk, parameters)))
+        products.append(_product(policy, select(observations, part), parameters))
         weights.append((part.stop - part.start) / n_states)
     return sum_of_products(products, weights)
 
 
-def _push(
-    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor], vector: th.Tensor
-) -> list[th.Tensor]:
-    """The changes of the distribution's outputs with a change of the parameters, by forward mode."""
-    spots = [(module, name, p) for module in policy.modules() for name, p in module._parameters.items() if p is not None]
-    with fwAD.dual_level(), th.no_grad():
-        pieces = zip(parameters, unflatten(vector, parameters), strict=True)
-        duals = {id(p): fwAD.make_dual(p.detach(), change) for p, change in pieces}  # type: ignore[no-untyped-call]
-        try:
-            for module, name, parameter in spots:
-                module._parameters[name] = duals.get(id(parameter), parameter)
-            outputs = [block.output for block in blocks_of(action_distribution(policy, observations)) or []]
-            changes = [fwAD.unpack_dual(output).tangent for output in outputs]  # type: ignore[no-untyped-call]
-            return [
-                th.zeros_like(output) if change is None else change for output, change in zip(outputs, changes, strict=True)
-            ]
-        finally:
-            for module, name, parameter in spots:
-                module._parameters[name] = parameter
-
-
-def _product(
-    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor], push: Push | None = None
-) -> FisherVectorProduct:
-    distribution = action_distribution(policy, observations)
+def _product(policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor]) -> FisherVectorProduct:
+    with _twice_differentiable(policy):
+        distribution = action_distribution(policy, observations)
     blocks = blocks_of(distribution)
     if blocks is None:
         with th.no_grad():
             constant = action_distribution(policy, observations)
         return hessian_fisher(kl_divergence(constant, distribution).mean(), parameters)
-    return _closed_form(policy, observations, parameters, blocks) or gauss_newton_fisher(blocks, parameters, push)
+    closed_form = _closed_form(policy, observations, parameters, blocks)
+    if closed_form is not None:
+        return closed_form
+    push = _push(policy, partial(_outputs, policy, observations), parameters, blocks)
+    return gauss_newton_fisher(blocks, parameters, push)
+
+
+def _push(policy: ActorCriticPolicy, outputs: Outputs, parameters: Sequence[th.Tensor], blocks: Sequence[OutputBlock]) -> Push:
+    """
+    v -> J v, the changes of a policy's outputs with a change of the parameters.
+
+    For convolutions by forward mode, which takes half the time there. Where that has no rule for some layer, as for all other
+    networks, by reverse mode; where a layer has no second derivative either, by finite differences.
+
+    :param outputs: computes them at the present parameters
+    :param blocks: the same outputs with their graph
+    """
+    chosen: Push | None = None
+
+    def in_reverse_or_by_differences() -> Push:
+        try:
+            return reverse_push(blocks, parameters)
+        except NotTwiceDifferentiableError:
+            return partial(_by_differences, outputs, parameters)
+
+    def push(vector: th.Tensor) -> Sequence[th.Tensor]:
+        nonlocal chosen
+        if chosen is None and _has_convolutions(policy):
+            try:
+                changes = _by_forward_mode(policy, outputs, parameters, vector)
+            except NotImplementedError:
+                # What forward mode raises, and nothing that is an error of the user's, or of the memory.
+                pass
+            else:
+                chosen = partial(_by_forward_mode, policy, outputs, parameters)
+                return changes
+        chosen = chosen or in_reverse_or_by_differences()
+        return chosen(vector)
+
+    return push
+
+
+def _by_forward_mode(
+    policy: ActorCriticPolicy, outputs: Outputs, parameters: Sequence[th.Tensor], vector: th.Tensor
+) -> list[th.Tensor]:
+    """:raises NotImplementedError: a layer has no rule for it"""
+    spots = [(module, name, p) for module in policy.modules() for name, p in module._parameters.items() if p is not None]
+    with fwAD.dual_level(), th.no_grad(), _without_compiling():
+        pieces = zip(parameters, unflatten(vector, parameters), strict=True)
+        duals = {id(p): fwAD.make_dual(p.detach(), change) for p, change in pieces}  # type: ignore[no-untyped-call]
+        try:
+            for module, name, parameter in spots:
+                module._parameters[name] = duals.get(id(parameter), parameter)
+            there = [fwAD.unpack_dual(output) for output in outputs()]  # type: ignore[no-untyped-call]
+            return [th.zeros_like(dual.primal) if dual.tangent is None else dual.tangent for dual in there]
+        finally:
+            for module, name, parameter in spots:
+                module._parameters[name] = parameter
+
+
+@th.no_grad()
+def _by_differences(outputs: Outputs, parameters: Sequence[th.Tensor], vector: th.Tensor) -> list[th.Tensor]:
+    """Central differences, at a distance that balances rounding against curvature: the cube root of the precision."""
+    flat = flatten([parameter.detach() for parameter in parameters])
+    norm = th.linalg.vector_norm(vector).item()
+    distance = th.finfo(flat.dtype).eps ** (1 / 3) * max(1.0, th.linalg.vector_norm(flat).item()) / (norm or 1.0)
+    there = []
+    for sign in (1, -1):
+        with parameters_at(parameters, unflatten(flat + sign * distance * vector, parameters)):
+            there.append(outputs())
+    return [(ahead - behind) / (2 * distance) for ahead, behind in zip(*there, strict=True)]
+
+
+def _outputs(policy: ActorCriticPolicy, observations: PyTorchObs) -> list[th.Tensor]:
+    return [block.output for block in blocks_of(action_distribution(policy, observations)) or []]
+
+
+@contextmanager
+def _twice_differentiable(policy: ActorCriticPolicy) -> Iterator[None]:
+    """Where torch has several kernels for a layer, those whose derivatives can be differentiated again."""
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(_without_compiling())
+        if policy.device.type == "cuda" and any(isinstance(module, nn.RNNBase) for module in policy.modules()):
+            stack.enter_context(th.backends.cudnn.flags(enabled=False))
+        yield
+
+
+def _without_compiling() -> AbstractContextManager[Any]:
+    """Compiled modules have first derivatives alone. Where none has been compiled, the compiler need not be imported."""
+    return th.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def _has_convolutions(policy: ActorCriticPolicy) -> bool:
+    return any(isinstance(module, nn.modules.conv._ConvNd) for module in policy.modules())
 
 
 def _closed_form(

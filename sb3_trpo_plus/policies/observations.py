@@ -1,5 +1,9 @@
 """Batches of observations: a tensor, or a dict of them."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
@@ -26,3 +30,15 @@ def every(observations: PyTorchObs, k: int) -> PyTorchObs:
     :return: views of the same kind
     """
     return select(observations, slice(None, None, k))
+
+
+def stack(observations: Sequence[Any]) -> Any:
+    """
+    A batch of observations from single ones.
+
+    :param observations: arrays, or dicts of arrays
+    :return: of the same kind, the samples along the first dimension
+    """
+    if isinstance(observations[0], dict):
+        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
+    return np.stack(observations)

@@ -1,7 +1,44 @@
-"""Whether a rollout can be used."""
+"""Whether what a rollout is made of can be used."""
+
+from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+Array = npt.NDArray[Any]
+
+
+class NotFiniteError(ValueError):
+    """A number on the way from an observation to an action is NaN or infinite."""
+
+
+def refuse_to_act(observations: Array | dict[str, Array], actions: Array, policy: ActorCriticPolicy, when: str) -> NoReturn:
+    """
+    Say what is not finite, and where.
+
+    :param observations: of all environments
+    :param actions: or the network's outputs for them, the environments along the first dimension
+    :param policy: that acted
+    :param when: words for the step
+    :raises NotFiniteError: always
+    """
+    for name, array in named(observations):
+        for index, row in enumerate(array.reshape(len(array), -1)):
+            broken = np.flatnonzero(~np.isfinite(row)) if np.issubdtype(row.dtype, np.floating) else []
+            if len(broken):
+                raise NotFiniteError(
+                    f"Environment {index} gave an {f'{name} that is'} not finite {when}: {row[broken[0]]} at index "
+                    f"{broken[0]}, and {len(broken)} such numbers in all. No action was taken on it, and the model is as it "
+                    "was: look for the cause in the environment (SB3's VecCheckNan finds the step that made it)"
+                )
+    parameters = [name for name, p in policy.named_parameters() if not np.isfinite(p.detach().cpu().numpy()).all()]
+    cause = f"its parameter {parameters[0]} is not finite" if parameters else "its outputs overflow: scale the observations"
+    rows = np.flatnonzero(~np.isfinite(actions.reshape(len(actions), -1)).all(axis=1)).tolist()
+    raise NotFiniteError(
+        f"The policy's actions are not finite {when}, for environments {rows}, whose observations are: {cause}"
+    )
 
 
 def first_not_finite(rollout_buffer: RolloutBuffer) -> str | None:
@@ -11,9 +48,14 @@ def first_not_finite(rollout_buffer: RolloutBuffer) -> str | None:
     :param rollout_buffer: full, with returns and advantages
     :return: words for the first such part, None when the update can use all of it
     """
-    observations = rollout_buffer.observations
-    named = list(observations.items()) if isinstance(observations, dict) else [("", observations)]
-    parts = [(f"observations {key}".strip(), data) for key, data in named]
+    parts = [(name.replace("observation", "observations"), data) for name, data in named(rollout_buffer.observations)]
     parts += [("log-probabilities of the actions", rollout_buffer.log_probs), ("rewards", rollout_buffer.rewards)]
     parts += [("values", rollout_buffer.values), ("advantages", rollout_buffer.advantages)]
     return next((name for name, data in parts if not np.isfinite(data).all()), None)
+
+
+def named(observations: Array | dict[str, Array]) -> list[tuple[str, Array]]:
+    """Arrays of observations, with words for them."""
+    if isinstance(observations, dict):
+        return [(f"observation {key}", array) for key, array in observations.items()]
+    return [("observation", observations)]

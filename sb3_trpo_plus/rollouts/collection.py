@@ -1,7 +1,7 @@
 """Collection of rollouts at close to the environment's own speed."""
 
 from itertools import accumulate
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo_plus.rollouts.fast_actor import FastActor
-from sb3_trpo_plus.rollouts.promise import Promise
+from sb3_trpo_plus.policies.plain import is_plain_buffer
+from sb3_trpo_plus.rollouts.acting import Acting, InOneBatch, StepByStep
+from sb3_trpo_plus.rollouts.callbacks import Locals, runs_known_code_alone
 
 Array = npt.NDArray[Any]
 
@@ -24,9 +25,12 @@ class FastRollouts(OnPolicyAlgorithm):
     """
     SB3's on-policy collection, which for plain MLP policies on the CPU does per step only what the next action needs.
 
-    Values, log-probabilities and the values of truncated episodes' last observations follow in one batch each after the
-    rollout, since the policy stays the same until then. Any other policy, buffer or device takes SB3's own loop.
+    What users can see of it is the same: the actions drawn from a seed, the local variables of callbacks, the buffer's
+    contents, and that a policy which a callback changes acts from the next step on.
     """
+
+    # Whether somebody has been found to change the policy where nobody was expected to.
+    _is_policy_watched = False
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -34,146 +38,90 @@ class FastRollouts(OnPolicyAlgorithm):
         """
         Fill the buffer with experience of the current policy, as ``OnPolicyAlgorithm.collect_rollouts`` does.
 
-        Callbacks see the same local variables; ``values`` and ``log_probs`` are computed if they are looked at.
-
         :param env: the environments
         :param callback: called at each step, and at the start and the end
         :param rollout_buffer: to be filled
         :param n_rollout_steps: steps of each environment
         :return: False if the callback ended the training before the rollout was complete
+        :raises NotFiniteError: an observation, or what the policy makes of it, is NaN or infinite; no action is taken on it
         """
         assert self._last_obs is not None, "No previous observation was provided"
-        actor = FastActor.of(self.policy)
-        if actor is None or type(rollout_buffer) is not RolloutBuffer or n_rollout_steps != rollout_buffer.buffer_size:
-            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-
+        gamma = self._present_gamma()
         self.policy.set_training_mode(False)
         n_steps = 0
         rollout_buffer.reset()
+        if callable(self.gamma):
+            rollout_buffer.gamma = gamma
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
 
         callback.on_rollout_start()
 
-        actor.begin(n_rollout_steps, env.num_envs)
-        batch = _Batch(self.policy, rollout_buffer)
-        while n_steps < n_rollout_steps:
-            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-                self.policy.reset_noise(env.num_envs)
-                actor.read_exploration()
+        watches = self._is_policy_watched or not runs_known_code_alone(callback)
+        acting: Acting = InOneBatch.of(self, rollout_buffer, gamma, n_rollout_steps, env.num_envs, watches) or StepByStep(
+            self, rollout_buffer, gamma
+        )
+        shown = Locals.shared_by(callback)
+        given = {"env": env, "callback": callback, "rollout_buffer": rollout_buffer, "n_rollout_steps": n_rollout_steps}
+        shown.update({"self": self, **given})
+        try:
+            while n_steps < n_rollout_steps:
+                if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                    self.policy.reset_noise(env.num_envs)
+                    acting.noise_was_reset()
 
-            observations = cast(Array, self._last_obs)
-            actions = actor.act(observations, n_steps)
-            obs_tensor, values, log_probs = batch.promise(observations, actions)
+                actions = acting.act(self._last_obs)
+                clipped_actions = within_bounds(self.policy, actions)
 
-            clipped_actions = within_bounds(self.policy, actions)
+                new_obs, rewards, dones, infos = env.step(clipped_actions)
 
-            new_obs, rewards, dones, infos = env.step(clipped_actions)
+                self.num_timesteps += env.num_envs
 
-            self.num_timesteps += env.num_envs
+                shown.show(
+                    acting,
+                    n_steps=n_steps,
+                    actions=actions,
+                    clipped_actions=clipped_actions,
+                    new_obs=new_obs,
+                    rewards=rewards,
+                    dones=dones,
+                    infos=infos,
+                )
+                callback.update_locals(shown)
+                if not callback.on_step():
+                    shown.settle()
+                    return False
 
-            callback.update_locals(locals())
-            if not callback.on_step():
-                batch.compute()
-                return False
+                self._update_info_buffer(infos, dones)
+                n_steps += 1
+                acting = acting.record(rewards, self._last_episode_starts, dones, infos)
+                self._last_obs = new_obs
+                self._last_episode_starts = dones
+        finally:
+            acting.finish()
+        shown.settle()
+        self._is_policy_watched |= acting.was_policy_changed()
 
-            self._update_info_buffer(infos, dones)
-            n_steps += 1
-            batch.add(observations, actions, rewards, cast(Array, self._last_episode_starts), dones, infos)
-            self._last_obs = new_obs  # type: ignore[assignment]
-            self._last_episode_starts = dones
-
-        batch.compute()
         with th.no_grad():
-            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
-        _estimate_advantages(rollout_buffer, values.numpy().flatten(), dones)
+            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))
+        if is_plain_buffer(rollout_buffer):
+            _estimate_advantages(rollout_buffer, values.cpu().numpy().flatten(), dones)
+        else:
+            rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
 
-        callback.update_locals(locals())
+        shown.update(n_steps=n_steps, values=values)
+        callback.update_locals(shown)
 
         callback.on_rollout_end()
 
         return True
 
+    def _present_gamma(self) -> float:
+        """The discount factor of the next rollout."""
+        return self.gamma
 
-class _Batch:
-    """
-    What of a rollout can wait for its end.
-
-    :param policy: plain, as it is during the whole rollout
-    :param buffer: to be filled
-    """
-
-    def __init__(self, policy: ActorCriticPolicy, buffer: RolloutBuffer) -> None:
-        self.policy, self.buffer = policy, buffer
-        self.actions: list[Array] = []
-        self.truncations: list[tuple[int, int, Array]] = []
-        self.values = self.log_probs = th.empty(0)
-
-    def promise(self, observations: Array, actions: Array) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """The tensors of the observations, values and log-probabilities of the next step to be added."""
-        step = len(self.actions)
-        promises = (
-            Promise(th.as_tensor, observations),
-            Promise(self.values_of, step, observations),
-            Promise(self.log_probs_of, step, observations, actions),
-        )
-        return cast(tuple[th.Tensor, th.Tensor, th.Tensor], promises)
-
-    def values_of(self, step: int, observations: Array) -> th.Tensor:
-        """Shape (environments, 1): of a step of the batch once that is computed, until then computed for itself."""
-        if step < len(self.values):
-            return self.values[step]
-        with th.no_grad():
-            return self.policy.predict_values(th.as_tensor(observations))
-
-    def log_probs_of(self, step: int, observations: Array, actions: Array) -> th.Tensor:
-        """Shape (environments,), as :meth:`values_of`."""
-        if step < len(self.log_probs):
-            return self.log_probs[step]
-        with th.no_grad():
-            distribution = self.policy.get_distribution(th.as_tensor(observations))
-            return distribution.log_prob(self._as_policy_makes_them(actions))
-
-    def add(
-        self, observations: Array, actions: Array, rewards: Array, starts: Array, dones: Array, infos: list[dict[str, Any]]
-    ) -> None:
-        """A step of all environments."""
-        buffer = self.buffer
-        step = buffer.pos
-        buffer.observations[step] = observations.reshape(buffer.observations.shape[1:])
-        buffer.actions[step] = actions.reshape(buffer.actions.shape[1:])
-        buffer.rewards[step] = rewards
-        buffer.episode_starts[step] = starts
-        buffer.pos = step + 1
-        self.actions.append(actions)
-        for index, done in enumerate(dones.tolist()):
-            if done and infos[index].get("TimeLimit.truncated", False):
-                last = infos[index].get("terminal_observation")
-                if last is not None:
-                    self.truncations.append((step, index, np.array(last)))
-
-    @th.no_grad()
-    def compute(self) -> None:
-        """Values, log-probabilities, and what truncated episodes would have gone on to earn, into the buffer."""
-        buffer, n_steps = self.buffer, len(self.actions)
-        buffer.full = n_steps == buffer.buffer_size
-        if n_steps == 0:
-            return
-        observations = th.as_tensor(buffer.observations[:n_steps].reshape(-1, *buffer.obs_shape))
-        actions = self._as_policy_makes_them(np.concatenate(self.actions))
-        self.values = self.policy.predict_values(observations).view(n_steps, -1, 1)
-        self.log_probs = self.policy.get_distribution(observations).log_prob(actions).view(n_steps, -1)
-        buffer.values[:n_steps] = self.values.numpy()[..., 0]
-        buffer.log_probs[:n_steps] = self.log_probs.numpy()
-        if self.truncations:
-            steps, indices, last = zip(*self.truncations, strict=True)
-            values = self.policy.predict_values(self.policy.obs_to_tensor(np.stack(last))[0])
-            buffer.rewards[steps, indices] += buffer.gamma * values.numpy().flatten()
-
-    def _as_policy_makes_them(self, actions: Array) -> th.Tensor:
-        if isinstance(self.policy.action_space, spaces.Discrete):
-            return th.as_tensor(actions.reshape(-1))
-        return th.as_tensor(actions.reshape(len(actions), -1))
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_is_policy_watched"]
 
 
 def within_bounds(policy: ActorCriticPolicy, actions: Array) -> Array:

@@ -7,110 +7,91 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import (
-    DiagGaussianDistribution,
-    StateDependentNoiseDistribution,
-)
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.distributions import DiagGaussianDistribution, StateDependentNoiseDistribution
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
-from sb3_trpo_plus.policies.plain import features, plain_actor
-from sb3_trpo_plus.rollouts.noise import noisy_actions, standard_noise
-from sb3_trpo_plus.trust_region.mlp import Mlp
+from sb3_trpo_plus.policies.plain import features
+from sb3_trpo_plus.rollouts.frozen import FrozenPolicy
+from sb3_trpo_plus.rollouts.noise import noisy_actions
 
 Array = npt.NDArray[Any]
-
+Observations = Array | dict[str, Array]
 Layer = Callable[[Array], Array]
-
 # Multiplications in a layer above which torch's overhead no longer counts.
 SMALL = 2**17
 
 
 class FastActor:
     """
-    Samples a policy's actions in NumPy.
+    Makes a policy's actions in NumPy.
 
     An action is a function of the network's outputs and of noise that does not depend on the state: mean + std * normal for
-    Gaussians, argmax(logits + Gumbel) for categories, logits + logistic > 0 for bits. The noise of a rollout is drawn at its
-    start, step by step as torch's own samplers draw it: the same seed gives the actions that the policy itself would take.
-    gSDE's noise depends on the state, through the matrices that the policy holds.
+    Gaussians, argmax(logits + Gumbel) for categories, logits + logistic > 0 for bits. gSDE's noise depends on the state,
+    through the matrices that the policy holds.
 
     Source of the Gumbel form: Maddison, Tarlow and Minka, "A* sampling", 2014, section 2.
 
-    :param policy: plain, on the CPU
-    :param network: its actor
+    :param frozen: the policy
+    :param n_envs: environments, which act together
     """
 
-    @classmethod
-    def of(cls, policy: ActorCriticPolicy) -> "FastActor | None":
-        """
-        :return: None for a policy that is not plain, or not on the CPU
-        """
-        network = plain_actor(policy)
-        if network is None or policy.device.type != "cpu":
-            return None
-        return cls(policy, network)
-
-    def __init__(self, policy: ActorCriticPolicy, network: Mlp) -> None:
-        self.policy, self.network = policy, network
-        self.action_shape = (-1, *(policy.action_space.shape or ()))
-        space = policy.observation_space
-        self.takes_numbers = isinstance(space, spaces.Box) and not (policy.normalize_images and is_image_space(space))
-        self.dtype: Any = np.dtype(str(network.layers[0].weight.dtype).removeprefix("torch."))
-
-    def begin(self, n_steps: int, n_envs: int) -> None:
-        """
-        Read the policy's present parameters, and draw the noise of a rollout.
-
-        :param n_steps: of each environment
-        :param n_envs: environments, which act together
-        """
-        activations = [*self.network.activations, nn.Identity()]
-        layers = [_layer(linear, act, n_envs) for linear, act in zip(self.network.layers, activations, strict=True)]
-        *self.hidden, self.head = layers
-        distribution = self.policy.action_dist
-        if isinstance(distribution, StateDependentNoiseDistribution):
-            self.read_exploration()
-            return
-        noise = standard_noise(distribution, n_steps, n_envs)
-        self.noise = self.scaled(noise.numpy()).astype(self.dtype, copy=False)
+    def __init__(self, frozen: FrozenPolicy, n_envs: int) -> None:
+        self.policy, self.distribution = frozen.policy, frozen.policy.action_dist
+        layers = zip(frozen.actor.layers, frozen.actor.activations, strict=True)
+        *self.hidden, self.head = [_layer(weight, bias, activation, n_envs) for (weight, bias), activation in layers]
+        self.dtype: Any = np.dtype(str(frozen.actor.layers[0][0].dtype).removeprefix("torch."))
+        self.std = frozen.log_std.exp().numpy() if isinstance(self.distribution, DiagGaussianDistribution) else None
+        self.action_shape = (-1, *(self.policy.action_space.shape or ()))
+        space = self.policy.observation_space
+        parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+        self.takes_numbers = all(
+            isinstance(part, spaces.Box) and not (self.policy.normalize_images and is_image_space(part))
+            for part in parts.values()
+        )
+        # SB3's extractor goes by the space's order, whatever that of the observation.
+        self.keys = list(parts)
+        self.read_exploration()
 
     def scaled(self, noise: Array) -> Array:
         """Standard noise times the standard deviations of a Gaussian; as it is for other distributions."""
-        if isinstance(self.policy.action_dist, DiagGaussianDistribution):
-            noise = noise * self.policy.log_std.detach().exp().numpy()
-        return noise
+        return (noise if self.std is None else noise * self.std).astype(self.dtype, copy=False)
 
     def read_exploration(self) -> None:
-        """Read gSDE's matrices, after the policy has drawn new ones."""
-        distribution = self.policy.action_dist
-        assert isinstance(distribution, StateDependentNoiseDistribution)
-        self.matrix = distribution.exploration_mat.detach().numpy()
-        self.matrices = distribution.exploration_matrices.detach().numpy()
+        """Read gSDE's matrices, which the policy may have drawn anew."""
+        if not isinstance(self.distribution, StateDependentNoiseDistribution):
+            return
+        self.matrix = self.distribution.exploration_mat.detach().numpy()
+        self.matrices = self.distribution.exploration_matrices.detach().numpy()
 
-    def act(self, observations: Array, step: int) -> Array:
+    def act(self, observations: Observations, noise: Array | None) -> Array:
         """
-        :param observations: shape (environments, ...), not preprocessed
-        :param step: of the rollout
+        :param observations: arrays of shape (environments, ...), not preprocessed
+        :param noise: of this step, :meth:`scaled`, shape (environments, width); gSDE has its own
         :return: what the policy's own forward would return for this noise, shape (environments, ...)
         """
-        if self.takes_numbers:
-            latent = observations.reshape(len(observations), -1).astype(self.dtype, copy=False)
-        else:
-            latent = features(self.policy, th.as_tensor(observations)).numpy()
+        latent = self._features(observations)
         for layer in self.hidden:
             latent = layer(latent)
         outputs = self.head(latent)
-
-        distribution = self.policy.action_dist
-        if not isinstance(distribution, StateDependentNoiseDistribution):
-            outputs = noisy_actions(distribution, outputs, self.noise[step])
-        else:
+        if isinstance(self.distribution, StateDependentNoiseDistribution):
             outputs += self._state_dependent_noise(latent)
-            if self.policy.squash_output:
-                outputs = np.tanh(outputs)
-        return outputs.reshape(self.action_shape)
+            #: Means or logits of the last step, with gSDE's noise
+            self.outputs = outputs
+            return (np.tanh(outputs) if self.policy.squash_output else outputs).reshape(self.action_shape)
+        assert noise is not None
+        self.outputs = outputs
+        return noisy_actions(self.distribution, outputs, noise).reshape(self.action_shape)
+
+    def _features(self, observations: Observations) -> Array:
+        if not self.takes_numbers:
+            made: Array = features(self.policy, obs_as_tensor(observations, self.policy.device)).numpy()
+            return made
+        if not isinstance(observations, dict):
+            return observations.reshape(len(observations), -1).astype(self.dtype, copy=False)
+        parts = [observations[key].reshape(len(observations[key]), -1) for key in self.keys]
+        return np.concatenate(parts, axis=1, dtype=self.dtype, casting="same_kind")
 
     def _state_dependent_noise(self, latent: Array) -> Array:
         if len(latent) == 1 or len(latent) != len(self.matrices):
@@ -120,15 +101,14 @@ class FastActor:
         return noise
 
 
-def _layer(linear: nn.Linear, activation: nn.Module, n_envs: int) -> Layer:
-    bias = linear.bias.detach().clone().numpy()
-    # Laid out as NumPy multiplies fastest, and a copy: the policy may be changed in place later.
-    weight = np.array(linear.weight.detach().numpy().T, order="C")
+def _layer(torch_weight: th.Tensor, torch_bias: th.Tensor, activation: nn.Module, n_envs: int) -> Layer:
+    bias = torch_bias.numpy()
+    # Laid out as NumPy multiplies fastest.
+    weight = np.array(torch_weight.numpy().T, order="C")
     if n_envs * weight.size > SMALL:
-        torch_bias, torch_weight = th.from_numpy(bias), th.from_numpy(weight)
 
         def large(inputs: Array) -> Array:
-            output: Array = activation(th.addmm(torch_bias, th.from_numpy(inputs), torch_weight)).numpy()
+            output: Array = activation(th.addmm(torch_bias, th.from_numpy(inputs), torch_weight.t())).numpy()
             return output
 
         return large

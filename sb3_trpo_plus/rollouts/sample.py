@@ -1,13 +1,22 @@
 """The part of a rollout that an update of the policy sees."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_trpo_plus.policies.distributions import entropy
 from sb3_trpo_plus.policies.observations import select
+
+RandomState = dict[str, Any]
+
+
+def random_state() -> RandomState:
+    """Of NumPy's global generator, by which SB3's buffers permute what they give: it makes the same sample again."""
+    return np.random.get_state(legacy=False)  # type: ignore[return-value]  # noqa: NPY002
 
 
 def normalized(advantages: th.Tensor, to_unit_deviation: bool) -> th.Tensor:

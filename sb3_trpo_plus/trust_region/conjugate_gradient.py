@@ -41,7 +41,8 @@ def conjugate_gradient(product: Product, b: th.Tensor, max_steps: int, residual_
     is computed; where the two differ by more than a tenth, the iteration starts again from x. Replacing r alone would not do:
     the direction, still conjugate for the old r, can keep the error from ever falling again.
 
-    On an accelerator nothing is read back before the end: iterations after the stop change nothing, and a small r is believed.
+    Python looks at the numbers, and leaves the loop, only where that does not wait for an accelerator's queue of work.
+    Elsewhere the iterations after the stop are masked out, and a small r is believed.
 
     Source: Hestenes and Stiefel, 1952; Nocedal and Wright, "Numerical Optimization", 2006, algorithm 5.2. Unlike
     sb3-contrib's solver, which starts from small random numbers, it draws none, and its tolerance is relative.
@@ -52,74 +53,51 @@ def conjugate_gradient(product: Product, b: th.Tensor, max_steps: int, residual_
     :param residual_tol: relative residual at which to stop, at least 0
     :return: the solution and what happened
     """
-    solve = _solve if _can_look(b) else _solve_without_looking
+    looks, target = _can_look(b), residual_tol**2
     norm = th.linalg.vector_norm(b)
     # Of unit length, so that squares of a small gradient do not underflow; b = 0 stays 0.
     b = b / norm.clamp(min=th.finfo(b.dtype).tiny)
-    x, iterations, bad_curvature = solve(product, b, max_steps, residual_tol**2)
+    x, residual, direction, true_residual = th.zeros_like(b), b.clone(), b.clone(), th.empty_like(b)
+    squared_norm = residual.dot(residual)
+    iterations, bad_curvature = th.zeros_like(squared_norm), th.zeros_like(squared_norm)
+    active, broken = th.ones_like(iterations, dtype=th.bool), th.zeros_like(iterations, dtype=th.bool)
+    for i in range(max_steps):
+        if looks and squared_norm <= target:
+            break
+        a_direction = product(direction)
+        curvature = direction.dot(a_direction)
+        is_positive = (curvature > 0) & (curvature < math.inf)
+        if looks and not is_positive:
+            broken, bad_curvature = ~is_positive, curvature
+            break
+        step = squared_norm / curvature
+        if not looks:
+            active = active & (squared_norm > target)
+            breaks = active & ~is_positive
+            broken, bad_curvature = broken | breaks, th.where(breaks, curvature, bad_curvature)
+            active = active & is_positive
+            step, a_direction = th.where(active, step, 0.0), th.where(active, a_direction, 0.0)
+        iterations += active
+        x.addcmul_(direction, step)
+        residual.addcmul_(a_direction, step, value=-1)
+        previous, squared_norm = squared_norm, residual.dot(residual)
+        conjugate = squared_norm / previous
+        direction.mul_(conjugate if looks else th.where(active, conjugate, 0.0)).add_(residual)
+
+        if (i + 1) % CHECK_RESIDUAL_EVERY == 0 or (looks and squared_norm <= target):
+            th.sub(b, product(x), out=true_residual)
+            drift = th.linalg.vector_norm(true_residual - residual)
+            drifted = active & (drift > DRIFT * th.linalg.vector_norm(true_residual))
+            for vector in (residual, direction):
+                vector.copy_(th.where(drifted, true_residual, vector))
+            squared_norm = residual.dot(residual)
+
     a_x = product(x)
-    breakdown = None if bad_curvature is None else f"curvature p'Ap is {bad_curvature:.3g} in iteration {iterations + 1}"
-    return CGResult(norm * x, norm * a_x, iterations, th.linalg.vector_norm(b - a_x).item(), breakdown)
+    n_done = int(iterations)
+    breakdown = f"curvature p'Ap is {bad_curvature.item():.3g} in iteration {n_done + 1}" if broken else None
+    return CGResult(norm * x, norm * a_x, n_done, th.linalg.vector_norm(b - a_x).item(), breakdown)
 
 
 def _can_look(tensor: th.Tensor) -> bool:
     """Whether Python may branch on its values without waiting for an accelerator's queue of work."""
     return tensor.device.type == "cpu"
-
-
-def _solve(product: Product, b: th.Tensor, max_steps: int, target: float) -> tuple[th.Tensor, int, float | None]:
-    """Solution, iterations done, and the curvature that ended them if one did; ``target`` is that of the squared residual."""
-    x, residual, direction, true_residual = th.zeros_like(b), b.clone(), b.clone(), th.empty_like(b)
-    squared_norm = residual.dot(residual).item()
-    for i in range(max_steps):
-        if squared_norm <= target:
-            return x, i, None
-        a_direction = product(direction)
-        curvature = direction.dot(a_direction).item()
-        if not (math.isfinite(curvature) and curvature > 0):
-            return x, i, curvature
-        step = squared_norm / curvature
-        x.add_(direction, alpha=step)
-        residual.sub_(a_direction, alpha=step)
-        previous, squared_norm = squared_norm, residual.dot(residual).item()
-        direction.mul_(squared_norm / previous).add_(residual)
-
-        if (i + 1) % CHECK_RESIDUAL_EVERY == 0 or squared_norm <= target:
-            th.sub(b, product(x), out=true_residual)
-            if th.linalg.vector_norm(true_residual - residual) > DRIFT * th.linalg.vector_norm(true_residual):
-                residual.copy_(true_residual)
-                direction.copy_(true_residual)
-                squared_norm = residual.dot(residual).item()
-    return x, max_steps, None
-
-
-def _solve_without_looking(
-    product: Product, b: th.Tensor, max_steps: int, target: float
-) -> tuple[th.Tensor, int, float | None]:
-    """The same with masks in the place of branches, up to the last line."""
-    x, residual, direction, true_residual = th.zeros_like(b), b.clone(), b.clone(), th.empty_like(b)
-    squared_norm = residual.dot(residual)
-    active, broken = squared_norm > target, th.zeros_like(squared_norm, dtype=th.bool)
-    iterations, bad_curvature = th.zeros_like(squared_norm), th.zeros_like(squared_norm)
-    for i in range(max_steps):
-        a_direction = product(direction)
-        curvature = direction.dot(a_direction)
-        breaks = active & ~(th.isfinite(curvature) & (curvature > 0))
-        bad_curvature = th.where(breaks, curvature, bad_curvature)
-        active, broken = active & ~breaks, broken | breaks
-        iterations += active
-        step = th.where(active, squared_norm / curvature, 0.0)
-        x.addcmul_(direction, step)
-        residual.addcmul_(th.where(active, a_direction, 0.0), step, value=-1)
-        previous, squared_norm = squared_norm, residual.dot(residual)
-        direction.mul_(th.where(active, squared_norm / previous, 0.0)).add_(residual)
-
-        if (i + 1) % CHECK_RESIDUAL_EVERY == 0:
-            th.sub(b, product(x), out=true_residual)
-            difference = th.linalg.vector_norm(true_residual - residual)
-            drifted = active & (difference > DRIFT * th.linalg.vector_norm(true_residual))
-            for vector in (residual, direction):
-                vector.copy_(th.where(drifted, true_residual, vector))
-            squared_norm = residual.dot(residual)
-        active = active & (squared_norm > target)
-    return x, int(iterations), bad_curvature.item() if broken else None

@@ -1,9 +1,11 @@
 """Products of the Fisher information matrix of a policy with a vector, without the matrix."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import compress
+from typing import Any
 
 import torch as th
+from torch.autograd.function import BackwardCFunction
 
 from sb3_trpo_plus.trust_region.flat import flatten
 from sb3_trpo_plus.trust_region.metric import OutputBlock
@@ -13,27 +15,28 @@ FisherVectorProduct = Callable[[th.Tensor], th.Tensor]
 Push = Callable[[th.Tensor], Sequence[th.Tensor]]
 
 
+class NotTwiceDifferentiableError(NotImplementedError):
+    """Some function on the way from the parameters to the outputs has no second derivative."""
+
+
 def gauss_newton_fisher(
     blocks: Sequence[OutputBlock], parameters: Sequence[th.Tensor], push: Push | None = None
 ) -> FisherVectorProduct:
     """
     F v = mean over states of J' M J v: positive semi-definite by construction, also in floating point.
 
-    J v is ``push(v)``; without that, or where forward mode has no rule for some layer, it is the derivative of J' u, which is
-    linear in u, with respect to u. That takes reverse mode alone, so it works for any network that can be differentiated
-    twice.
-
     Sources: Schulman et al., "Trust Region Policy Optimization", 2015, appendix C.1; Martens, "New insights and
     perspectives on the natural gradient method", 2020, section 8.
 
     :param blocks: outputs of the policy with their metric, the states along the first dimension of each
     :param parameters: tensors that the outputs are differentiated by
-    :param push: gives the changes of all blocks' outputs with a change of the parameters, by forward mode
+    :param push: v -> J v, the changes of all blocks' outputs with a change of the parameters; None: :func:`reverse_push`
     :return: function of a vector of shape (number of parameters,), to the product of the same shape
+    :raises NotTwiceDifferentiableError: as :func:`reverse_push`
     """
     depends = [block.output.requires_grad for block in blocks]
     outputs = [block.output for block in compress(blocks, depends)]
-    push = _push(blocks, parameters, push)
+    push = push or reverse_push(blocks, parameters)
 
     def product(vector: th.Tensor) -> th.Tensor:
         weighted = [block.metric(change) for block, change in zip(blocks, push(vector), strict=True)]
@@ -53,38 +56,56 @@ def gauss_newton_curvature(
     :param vector: v, shape (number of parameters,)
     :param push: as in :func:`gauss_newton_fisher`
     :return: shape (states,), at least 0
+    :raises NotTwiceDifferentiableError: as :func:`reverse_push`
     """
-    changes = _push(blocks, parameters, push)(vector)
+    changes = (push or reverse_push(blocks, parameters))(vector)
     of_blocks = [(change * block.metric(change)).flatten(1).sum(1) for block, change in zip(blocks, changes, strict=True)]
     return th.stack(of_blocks).sum(0)
 
 
-def _push(blocks: Sequence[OutputBlock], parameters: Sequence[th.Tensor], forward: Push | None) -> Push:
-    """J v by forward mode where that is given and has a rule for every layer, by reverse mode otherwise."""
-    by_reverse_mode = None if forward else _push_by_reverse_mode(blocks, parameters)
+@th.enable_grad()
+def reverse_push(blocks: Sequence[OutputBlock], parameters: Sequence[th.Tensor]) -> Push:
+    """
+    v -> J v by reverse mode alone: the derivative of J' u, which is linear in u, by u.
 
-    def push(vector: th.Tensor) -> Sequence[th.Tensor]:
-        nonlocal by_reverse_mode
-        if forward and not by_reverse_mode:
-            try:
-                return forward(vector)
-            except (NotImplementedError, RuntimeError):
-                by_reverse_mode = _push_by_reverse_mode(blocks, parameters)
-        assert by_reverse_mode is not None
-        return by_reverse_mode(vector)
-
-    return push
-
-
-def _push_by_reverse_mode(blocks: Sequence[OutputBlock], parameters: Sequence[th.Tensor]) -> Push:
+    :param blocks: as in :func:`gauss_newton_fisher`, made where gradients are on
+    :param parameters: tensors that the outputs are differentiated by
+    :return: function of a vector of shape (number of parameters,), to the changes of the blocks' outputs
+    :raises NotTwiceDifferentiableError: there is a function that torch can't differentiate twice, or one of the user's own,
+        of which it can't be known
+    """
     outputs = [block.output for block in blocks]
     probes = [th.zeros_like(output, requires_grad=True) for output in outputs]
     depends = [output.requires_grad for output in outputs]
     pullback = _flat_gradient(list(compress(outputs, depends)), parameters, list(compress(probes, depends)), create_graph=True)
+    _check_second_derivatives([*outputs, pullback])
     return lambda vector: _gradients([pullback], probes, [vector])
 
 
-def empirical_fisher(log_prob: th.Tensor, parameters: Sequence[th.Tensor], dimensions: int = 1) -> FisherVectorProduct:
+def _check_second_derivatives(tensors: Sequence[th.Tensor]) -> None:
+    """Torch takes what it can't differentiate for constant where the way to it ends, without a word."""
+    for node in _graph(tensors):
+        if isinstance(node, BackwardCFunction) or node.name().endswith(("::Error", "::NotImplemented")):
+            raise NotTwiceDifferentiableError(
+                f"{node.name()}, on the way from the parameters to the action distribution, can't be differentiated twice"
+            )
+
+
+def _graph(tensors: Sequence[th.Tensor]) -> Iterator[Any]:
+    """The nodes of autograd that tensors were made by."""
+    seen: set[Any] = set()
+    waiting = [tensor.grad_fn for tensor in tensors]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [before for before, _ in node.next_functions]
+
+
+def empirical_fisher(
+    log_prob: th.Tensor, parameters: Sequence[th.Tensor], dimensions: int = 1, push: Push | None = None
+) -> FisherVectorProduct:
     """
     F v = mean over samples of (grad log pi(a|s)) (grad log pi(a|s))' v, for the actions that were taken.
 
@@ -96,9 +117,10 @@ def empirical_fisher(log_prob: th.Tensor, parameters: Sequence[th.Tensor], dimen
     :param log_prob: of the actions taken, shape (states,), differentiable by the parameters
     :param parameters: tensors that it is differentiated by
     :param dimensions: that the KL is averaged over (see :mod:`sb3_trpo_plus.trust_region.metric`)
+    :param push: v -> the changes of the log-probabilities, as in :func:`gauss_newton_fisher`
     :return: function of a vector of shape (number of parameters,), to the product of the same shape
     """
-    return gauss_newton_fisher([OutputBlock(log_prob, lambda change: change / dimensions)], parameters)
+    return gauss_newton_fisher([OutputBlock(log_prob, lambda change: change / dimensions)], parameters, push)
 
 
 def mlp_empirical_fisher(
@@ -185,6 +207,7 @@ def hessian_fisher(mean_kl: th.Tensor, parameters: Sequence[th.Tensor]) -> Fishe
     :return: function of a vector of shape (number of parameters,), to the product of the same shape
     """
     gradient = _flat_gradient([mean_kl], parameters, create_graph=True)
+    _check_second_derivatives([mean_kl, gradient])
     return lambda vector: _flat_gradient([gradient], parameters, [vector])
 
 
@@ -198,11 +221,14 @@ def hessian_curvature(kl: th.Tensor, parameters: Sequence[th.Tensor], vector: th
     :return: shape (states,)
     """
     weights = th.ones_like(kl, requires_grad=True)
-    slope = _flat_gradient([kl], parameters, [weights], create_graph=True).dot(vector)
+    gradient = _flat_gradient([kl], parameters, [weights], create_graph=True)
+    _check_second_derivatives([kl, gradient])
+    slope = gradient.dot(vector)
     curvature = _flat_gradient([slope], parameters, create_graph=True).dot(vector)
     return _gradients([curvature], [weights])[0]
 
 
+@th.enable_grad()
 def _gradients(
     outputs: Sequence[th.Tensor],
     inputs: Sequence[th.Tensor],

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch as th
 
@@ -66,6 +65,30 @@ class StepReport:
         return (self.surrogate_new - self.surrogate_old) / self.expected_improvement
 
 
+@dataclass(frozen=True)
+class StepSettings:
+    """
+    How a step is made.
+
+    :param max_kl: delta, limit on the KL, nats, positive
+    :param damping: added to the diagonal of F, at least 0
+    :param cg_max_steps: limit on the iterations of conjugate gradients, at least 1
+    :param cg_residual_tol: relative residual at which they stop, at least 0
+    :param shrinking_factor: of the line search's step at each backtrack, in (0, 1)
+    :param max_tries: steps that the line search tries before it gives up, at least 1
+    :param step_size: factor of s, for :func:`natural_gradient_step` alone; None: the one at which the quadratic model of the
+        mean KL meets its limit
+    """
+
+    max_kl: float
+    damping: float
+    cg_max_steps: int
+    cg_residual_tol: float
+    shrinking_factor: float = 0.8
+    max_tries: int = 10
+    step_size: float | None = None
+
+
 def largest_step(curvature: float, max_kl: float) -> float:
     """
     The factor beta of the search direction s at which the quadratic model of the KL, beta^2 s'As / 2, meets its limit.
@@ -85,17 +108,11 @@ def trust_region_step(
     fisher: FisherVectorProduct,
     evaluate: Callable[[], Candidate],
     surrogate_old: float,
-    *,
-    max_kl: float,
-    damping: float,
-    cg_max_steps: int,
-    cg_residual_tol: float,
-    shrinking_factor: float,
-    max_tries: int,
+    settings: StepSettings,
     largest_curvature: Callable[[th.Tensor], float] | None = None,
 ) -> StepReport:
     """
-    Maximise the surrogate L within KL(old || new) <= max_kl, by one step along the natural gradient.
+    Maximise the surrogate L within KL(old || new) <= delta, by one step along the natural gradient.
 
     Solve (F + damping I) s = g, scale s to the largest step that the quadratic model of the KL allows, and backtrack until
     the true KL and the true surrogate agree. The parameters either move to a point where both conditions hold, or stay as
@@ -109,43 +126,30 @@ def trust_region_step(
     :param fisher: v -> F v, without damping
     :param evaluate: surrogate and KL at the present values of the parameters
     :param surrogate_old: L at the present parameters, by the same computation as in ``evaluate``
-    :param max_kl: delta, nats, positive
-    :param damping: added to the diagonal of F, at least 0
-    :param cg_max_steps: limit on the iterations of conjugate gradients
-    :param cg_residual_tol: relative residual at which they stop
-    :param shrinking_factor: of the step at each backtrack, in (0, 1)
-    :param max_tries: steps tried before giving up
+    :param settings: delta and the rest
     :param largest_curvature: s -> the maximum over states of s'Fs for that state alone: the limit is then on the maximum of
         the KL over states; None: on its mean
     :return: what happened
     """
-    search = partial(
-        backtrack,
-        surrogate_old=surrogate_old,
-        max_kl=max_kl,
-        shrinking_factor=shrinking_factor,
-        max_tries=max_tries,
-        constrained="mean_kl" if largest_curvature is None else "max_kl",
-    )
 
     def curvature(direction: th.Tensor, product: th.Tensor) -> float:
         if largest_curvature is None:
             return direction.dot(product).item()
-        return largest_curvature(direction) + damping * direction.dot(direction).item()
+        return largest_curvature(direction) + settings.damping * direction.dot(direction).item()
 
-    return _step(
-        parameters,
-        gradient,
-        fisher,
-        evaluate,
-        surrogate_old,
-        damping=damping,
-        cg_max_steps=cg_max_steps,
-        cg_residual_tol=cg_residual_tol,
-        curvature=curvature,
-        step_size=partial(largest_step, max_kl=max_kl),
-        search=search,
-    )
+    def search(full_step: th.Tensor) -> LineSearchResult:
+        return backtrack(
+            parameters,
+            full_step,
+            evaluate,
+            surrogate_old,
+            settings.max_kl,
+            settings.shrinking_factor,
+            settings.max_tries,
+            constrained="mean_kl" if largest_curvature is None else "max_kl",
+        )
+
+    return _step(gradient, fisher, surrogate_old, settings, curvature, search)
 
 
 def natural_gradient_step(
@@ -154,12 +158,7 @@ def natural_gradient_step(
     fisher: FisherVectorProduct,
     evaluate: Callable[[], Candidate],
     surrogate_old: float,
-    *,
-    max_kl: float,
-    damping: float,
-    cg_max_steps: int,
-    cg_residual_tol: float,
-    step_size: float | None = None,
+    settings: StepSettings,
 ) -> StepReport:
     """
     The first step that :func:`trust_region_step` tries, or one of a fixed size, whatever becomes of the KL and the surrogate.
@@ -169,47 +168,25 @@ def natural_gradient_step(
     Sources: Kakade, "A natural policy gradient", 2001, for the fixed size; Schulman et al., "Trust Region Policy
     Optimization", 2015, section 7.
 
-    :param parameters: as in :func:`trust_region_step`, and so are the arguments up to ``cg_residual_tol``
-    :param step_size: factor of s = (F + damping I)^-1 g; None: the one at which the quadratic model of the mean KL meets its
-        limit
+    :param parameters: as in :func:`trust_region_step`, and so are the other arguments
+    :param settings: ``step_size`` is the fixed size; the line search's have no meaning
     :return: what happened
     """
 
-    def size(curvature: float) -> float:
-        return largest_step(curvature, max_kl) if step_size is None else step_size
-
-    def take(parameters: Sequence[th.Tensor], full_step: th.Tensor, evaluate: Callable[[], Candidate]) -> LineSearchResult:
+    def take(full_step: th.Tensor) -> LineSearchResult:
         # Any finite candidate is within these limits.
         return backtrack(parameters, full_step, evaluate, -math.inf, math.inf, shrinking_factor=0.5, max_tries=1)
 
-    return _step(
-        parameters,
-        gradient,
-        fisher,
-        evaluate,
-        surrogate_old,
-        damping=damping,
-        cg_max_steps=cg_max_steps,
-        cg_residual_tol=cg_residual_tol,
-        curvature=lambda direction, product: direction.dot(product).item(),
-        step_size=size,
-        search=take,
-    )
+    return _step(gradient, fisher, surrogate_old, settings, lambda s, product: s.dot(product).item(), take)
 
 
 def _step(
-    parameters: Sequence[th.Tensor],
     gradient: th.Tensor,
     fisher: FisherVectorProduct,
-    evaluate: Callable[[], Candidate],
     surrogate_old: float,
-    *,
-    damping: float,
-    cg_max_steps: int,
-    cg_residual_tol: float,
+    settings: StepSettings,
     curvature: Callable[[th.Tensor, th.Tensor], float],
-    step_size: Callable[[float], float],
-    search: Callable[[Sequence[th.Tensor], th.Tensor, Callable[[], Candidate]], LineSearchResult],
+    search: Callable[[th.Tensor], LineSearchResult],
 ) -> StepReport:
     """The direction s with A = F + damping I, the size that its curvature allows, and the search along it."""
     norm = th.linalg.vector_norm(gradient).item()
@@ -224,18 +201,21 @@ def _step(
     if norm == 0.0:
         return unchanged("the gradient of the surrogate objective is zero")
 
-    cg = conjugate_gradient(lambda v: fisher(v).add_(v, alpha=damping), gradient, cg_max_steps, cg_residual_tol)
+    def damped(vector: th.Tensor) -> th.Tensor:
+        return fisher(vector).add_(vector, alpha=settings.damping)
+
+    cg = conjugate_gradient(damped, gradient, settings.cg_max_steps, settings.cg_residual_tol)
     found = {"cg_iterations": cg.iterations, "cg_relative_residual": cg.relative_residual}
     along = curvature(cg.solution, cg.product)
     if not (math.isfinite(along) and along > 0):
         cause = cg.breakdown or f"s'As is {along:.3g}, the gradient is too small or too large"
         return unchanged(f"conjugate gradients found no direction: {cause}", **found)
 
-    size = step_size(along)
+    size = settings.step_size or largest_step(along, settings.max_kl)
     full_step = size * cg.solution
     if not th.isfinite(full_step).all():
         return unchanged("the largest step is not finite", **found)
-    result = search(parameters, full_step, evaluate)
+    result = search(full_step)
     reason = result.reason if cg.breakdown is None else f"{result.reason}; conjugate gradients stopped early: {cg.breakdown}"
     details = {
         **found,

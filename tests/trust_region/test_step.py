@@ -1,6 +1,7 @@
 """The constrained step and its line search, on problems whose answer is known in closed form."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch as th
@@ -9,11 +10,9 @@ from hypothesis import strategies as st
 from torch import distributions as td
 
 from sb3_trpo_plus.trust_region.line_search import Candidate, backtrack
-from sb3_trpo_plus.trust_region.step import StepReport, natural_gradient_step, trust_region_step
+from sb3_trpo_plus.trust_region.step import StepReport, StepSettings, natural_gradient_step, trust_region_step
 
-OPTIONS = {
-    "max_kl": 0.01, "damping": 0.0, "cg_max_steps": 50, "cg_residual_tol": 1e-12, "shrinking_factor": 0.5, "max_tries": 10,
-}  # fmt: skip
+OPTIONS = StepSettings(max_kl=0.01, damping=0.0, cg_max_steps=50, cg_residual_tol=1e-12, shrinking_factor=0.5, max_tries=10)
 
 
 def quadratic(theta: th.nn.Parameter, a: th.Tensor, g: th.Tensor, **options: float) -> StepReport:
@@ -25,7 +24,7 @@ def quadratic(theta: th.nn.Parameter, a: th.Tensor, g: th.Tensor, **options: flo
         kl = (0.5 * change @ a @ change).item()
         return Candidate(g.dot(change).item(), kl, kl)
 
-    return trust_region_step([theta], g, lambda v: a @ v, evaluate, 0.0, **{**OPTIONS, **options})  # type: ignore[arg-type]
+    return trust_region_step([theta], g, lambda v: a @ v, evaluate, 0.0, replace(OPTIONS, **options))  # type: ignore[arg-type]
 
 
 @settings(max_examples=100, deadline=None)
@@ -72,7 +71,7 @@ def test_no_step_without_a_usable_gradient(gradient: list[float], surrogate_old:
         lambda v: v,
         lambda: Candidate(1.0, 0.0, 0.0),
         surrogate_old,
-        **OPTIONS,  # type: ignore[arg-type]
+        OPTIONS,
     )
     assert not report.accepted
     assert words in report.reason
@@ -96,7 +95,7 @@ def test_expected_improvement_is_of_the_step_that_was_taken() -> None:
         kl = (2 * change @ change).item()
         return Candidate(g.dot(change).item(), kl, 3 * kl)
 
-    report = trust_region_step([theta], g, lambda v: v, evaluate, 0.0, **{**OPTIONS, "shrinking_factor": 0.499})  # type: ignore[arg-type]
+    report = trust_region_step([theta], g, lambda v: v, evaluate, 0.0, replace(OPTIONS, shrinking_factor=0.499))
     assert report.line_search_steps == 2
     assert report.expected_improvement == pytest.approx(report.surrogate_new)
     assert report.step_size == pytest.approx(0.499 * math.sqrt(2 * 0.01 / 2))
@@ -198,7 +197,7 @@ def test_constraint_on_the_maximum_is_met_where_the_model_of_the_worst_state_mee
 
     report = trust_region_step(
         [theta], g, lambda v: metrics.mean(0) @ v, evaluate, 0.0,
-        **{**OPTIONS, "damping": damping, "shrinking_factor": 1 - 1e-9},  # type: ignore[arg-type]
+        replace(OPTIONS, damping=damping, shrinking_factor=1 - 1e-9),
         largest_curvature=lambda s: 2 * kls(s).max().item(),
     )  # fmt: skip
     assert report.accepted
@@ -222,8 +221,8 @@ def test_search_refuses_a_step_by_the_kl_that_is_constrained() -> None:
 def test_natural_gradient_steps_are_taken_whatever_becomes_of_the_objective(step_size: float | None) -> None:
     theta, a, g = th.nn.Parameter(th.zeros(2)), th.diag(th.tensor([1.0, 4.0])), th.tensor([1.0, 1.0])
     report = natural_gradient_step(
-        [theta], g, lambda v: a @ v, lambda: Candidate(-1.0, 5.0, 9.0), 0.0, max_kl=0.01, damping=1.0, cg_max_steps=10,
-        cg_residual_tol=1e-10, step_size=step_size,
+        [theta], g, lambda v: a @ v, lambda: Candidate(-1.0, 5.0, 9.0), 0.0,
+        StepSettings(max_kl=0.01, damping=1.0, cg_max_steps=10, cg_residual_tol=1e-10, step_size=step_size),
     )  # fmt: skip
     direction = th.tensor([1 / 2, 1 / 5])
     size = step_size or math.sqrt(2 * 0.01 / (direction @ (a + th.eye(2)) @ direction).item())
@@ -243,10 +242,7 @@ def test_natural_gradient_step_to_a_policy_that_is_not_finite_is_not_taken(candi
         lambda v: v,
         lambda: candidate,
         0.0,
-        max_kl=0.01,
-        damping=0.0,
-        cg_max_steps=10,
-        cg_residual_tol=0.0,
+        StepSettings(max_kl=0.01, damping=0.0, cg_max_steps=10, cg_residual_tol=0.0),
     )
     assert not report.accepted
     assert "not finite" in report.reason
