@@ -165,7 +165,7 @@ class _Actor:
         self.policy, self.distribution = policy, policy.action_dist
         self.is_known = type(self.distribution) in DISTRIBUTIONS
         frozen = None if isinstance(self.distribution, StateDependentNoiseDistribution) else FrozenPolicy.of(policy)
-        self.fast = frozen and FastActor(frozen, n_envs)
+        self.fast = None if frozen is None else FastActor(frozen, n_envs)
         #: Numbers of noise a step
         self.width = noise_width(self.distribution) if self.is_known else 0
 

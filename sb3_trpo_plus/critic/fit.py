@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.nn import functional as F
 
 from sb3_trpo_plus.critic.flat_adam import FlatAdam
+from sb3_trpo_plus.policies.observations import parts_of, whole_of
 from sb3_trpo_plus.policies.plain import features, is_plain_buffer, plain_critic
 from sb3_trpo_plus.trust_region.flat import unflatten
 from sb3_trpo_plus.trust_region.mlp import Mlp, MlpRegression
@@ -133,9 +134,8 @@ def _minibatches(
     def flat(array: npt.NDArray[Any]) -> th.Tensor:
         return rollout_buffer.to_torch(array if rollout_buffer.generator_ready else rollout_buffer.swap_and_flatten(array))
 
-    observations = rollout_buffer.observations
-    of_rollout = {k: flat(v) for k, v in observations.items()} if isinstance(observations, dict) else flat(observations)
-    inputs = features(policy, of_rollout)
+    of_rollout = {name: flat(array) for name, array in parts_of(rollout_buffer.observations).items()}
+    inputs = features(policy, whole_of(of_rollout))
     targets = flat(rollout_buffer.returns).reshape(-1, 1)
     for _ in range(n_epochs):
         # The generator that the buffer draws from.

@@ -2,13 +2,16 @@
 
 import functools
 import math
+from typing import Any
 
 import torch as th
 from torch.optim import optimizer as optimizer_module
 
 from sb3_trpo_plus.trust_region.flat import flatten, unflatten
 
-FUSED_ADAM = {"lr": 0.5, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8, "amsgrad": False, "maximize": False}
+OPTIONS: dict[str, Any] = {
+    "lr": 0.5, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8, "amsgrad": False, "maximize": False,
+}  # fmt: skip
 
 
 @functools.cache
@@ -20,7 +23,7 @@ def has_fused_adam(device: th.device) -> bool:
     """
     parameter, gradient, mean, square, n_steps = (th.full((1,), x, device=device) for x in (1.0, 2.0, 0.0, 0.0, 1.0))
     try:
-        th._fused_adam_([parameter], [gradient], [mean], [square], [], [n_steps[0]], **FUSED_ADAM)
+        th._fused_adam_([parameter], [gradient], [mean], [square], [], [n_steps[0]], **OPTIONS)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return False
     # The first step is the learning rate times the sign of the gradient; the moments are (1 - beta) g and (1 - beta) g^2.

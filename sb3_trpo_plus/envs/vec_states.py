@@ -12,10 +12,9 @@ from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
-from sb3_trpo_plus.envs.pickling import FINISHED_EPISODES
+from sb3_trpo_plus.envs.pickling import FINISHED_EPISODES, Env
 from sb3_trpo_plus.envs.states import (
     ADVICE,
-    Env,
     Restorable,
     State,
     class_names,
@@ -216,24 +215,31 @@ def _call(vec_env: VecEnv, index: int, function: Callable[..., Any], *args: Any)
     base = vec_env.unwrapped
     if isinstance(base, DummyVecEnv):
         return function(base.envs[index], *args)
-    if not _is_reachable(base, index):
-        raise TypeError(
-            f"The environments of a {type(base).__name__} can only be restored if sb3_trpo_plus.states.Restorable is their "
-            "outermost wrapper: make_vec_env(..., wrapper_class=Restorable)"
-        )
+    _check_reachable(base, index)
     result = base.env_method("attempt", function, *args, indices=index)[0]
     if isinstance(result, Exception):
         raise result
     return result
 
 
-def _is_reachable(base: VecEnv, index: int) -> bool:
+def _check_reachable(base: VecEnv, index: int) -> None:
+    """:raises TypeError: with what to do about it"""
+    kind = type(base).__name__
     try:
         # Every wrapper has a class_name(), so it is the outermost that answers.
         wrapped = base.env_is_wrapped(Restorable, indices=index)[0]
-        return wrapped and base.env_method("class_name", indices=index)[0] == Restorable.__name__
-    except (AttributeError, NotImplementedError):
-        return False
+        if wrapped and base.env_method("class_name", indices=index)[0] == Restorable.__name__:
+            return
+    except Exception as error:
+        raise TypeError(
+            f"A {kind} gives no access to its environments ({type(error).__name__}: {error}), so that they can't be restored: "
+            "use SB3's DummyVecEnv, or its SubprocVecEnv with sb3_trpo_plus.states.Restorable as their outermost wrapper"
+        ) from error
+    raise TypeError(
+        f"The environments of a {kind} can only be restored if sb3_trpo_plus.states.Restorable is their outermost wrapper: "
+        "make_vec_env(..., wrapper_class=Restorable), with RL Zoo -params "
+        "env_wrapper:\"'sb3_trpo_plus.states.Restorable'\", as the last of a list if there are others; or use a DummyVecEnv"
+    )
 
 
 def _wrappers(vec_env: VecEnv) -> Iterator[VecEnvWrapper]:

@@ -42,3 +42,18 @@ def stack(observations: Sequence[Any]) -> Any:
     if isinstance(observations[0], dict):
         return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
     return np.stack(observations)
+
+
+def parts_of(observations: Any) -> dict[str, Any]:
+    """
+    The arrays or tensors of a batch of observations by their keys.
+
+    :param observations: one, or a dict of them
+    :return: a dict, whose only key is "" where there was none
+    """
+    return observations if isinstance(observations, dict) else {"": observations}
+
+
+def whole_of(parts: dict[str, Any]) -> Any:
+    """What :func:`parts_of` made this of."""
+    return parts[""] if parts.keys() == {""} else parts

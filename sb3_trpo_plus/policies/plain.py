@@ -144,7 +144,7 @@ def _has_no_hooks_on_modules(policy: ActorCriticPolicy) -> bool:
 
 
 def _has_no_hooks_on_parameters(policy: ActorCriticPolicy) -> bool:
-    return not any(p._backward_hooks or p._post_accumulate_grad_hooks for p in policy.parameters())  # type: ignore[attr-defined]
+    return not any(p._backward_hooks or p._post_accumulate_grad_hooks for p in policy.parameters())
 
 
 def _is_not_autocast(policy: ActorCriticPolicy) -> bool:
@@ -217,7 +217,7 @@ def distribution_of(
         return distribution.proba_distribution(outputs, log_std, latent)  # type: ignore[arg-type]
     if isinstance(distribution, DiagGaussianDistribution):
         return distribution.proba_distribution(outputs, log_std)  # type: ignore[arg-type]
-    return distribution.proba_distribution(outputs)  # type: ignore[no-any-return, call-arg]
+    return distribution.proba_distribution(outputs)
 
 
 def _plain(policy: ActorCriticPolicy, hidden: str, head: str) -> Mlp | None:
@@ -247,7 +247,7 @@ def _out_of_place(activations: Iterable[nn.Module]) -> Iterator[nn.Module]:
     for activation in activations:
         if getattr(activation, "inplace", False):
             activation = copy.copy(activation)
-            activation.inplace = False
+            setattr(activation, "inplace", False)  # noqa: B010  (to mypy a module's attribute is a tensor)
         yield activation
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 
-from sb3_trpo_plus.policies.observations import stack
+from sb3_trpo_plus.policies.observations import parts_of, stack, whole_of
 from sb3_trpo_plus.policies.plain import is_plain_buffer
 from sb3_trpo_plus.rollouts.checks import refuse_to_act
 from sb3_trpo_plus.rollouts.fast_actor import FastActor, Observations
@@ -94,13 +95,14 @@ class StepByStep:
             actions, self.values, self.log_probs = self.policy(self.obs_tensor)
         except ValueError:
             # Torch's distributions refuse what is not finite with the whole batch for a message.
-            if all(np.isfinite(array).all() for array in _arrays(observations)):
+            if all(np.isfinite(array).all() for array in parts_of(observations).values()):
                 raise
             refuse_to_act(observations, np.empty((0, 0)), self.policy, _when(self.buffer))
-        self.actions: Array = actions.cpu().numpy()
-        if not np.isfinite(self.actions).all():
-            refuse_to_act(observations, self.actions, self.policy, _when(self.buffer))
-        return self.actions
+        made: Array = actions.cpu().numpy()
+        if not np.isfinite(made).all():
+            refuse_to_act(observations, made, self.policy, _when(self.buffer))
+        self.actions = made
+        return made
 
     def noise_was_reset(self) -> None:
         pass
@@ -146,7 +148,7 @@ class InOneBatch:
         if not is_plain_buffer(buffer) or n_steps != buffer.buffer_size:
             return None
         frozen = FrozenPolicy.of(model.policy)
-        return frozen and cls(model, frozen, buffer, gamma, n_envs, watches)
+        return None if frozen is None else cls(model, frozen, buffer, gamma, n_envs, watches)
 
     def __init__(
         self,
@@ -167,7 +169,9 @@ class InOneBatch:
         self.truncations: list[tuple[int, int, Any]] = []
         self.looked_at: dict[int, tuple[th.Tensor, th.Tensor]] = {}
         self.is_shown = False
-        self.take_back = []
+        self._values: th.Tensor | None = None
+        self._log_probs: th.Tensor | None = None
+        self.take_back: list[Callable[[], None]] = []
         if watches:
             self.take_back = [
                 filled_when_read(buffer, ("values", "log_probs"), self.complete),
@@ -218,10 +222,11 @@ class InOneBatch:
             for (index, _), value in zip(ended, self._values_of([last for _, last in ended]), strict=True):
                 rewards[index] += self.gamma * value
         else:
-            self.truncations += [(step, index, last) for index, last in ended]
-        for name, held in _items(buffer.observations):
-            array = self.observations if name is None else self.observations[name]  # type: ignore[call-overload]
-            held[step] = array.reshape(held.shape[1:])
+            # Environments may write the next episode into the same arrays.
+            self.truncations += [(step, index, copy.deepcopy(last)) for index, last in ended]
+        given = parts_of(self.observations)
+        for name, held in parts_of(buffer.observations).items():
+            held[step] = given[name].reshape(held.shape[1:])
         buffer.actions[step] = self.actions.reshape(buffer.actions.shape[1:])
         buffer.rewards[step] = rewards
         buffer.episode_starts[step] = starts
@@ -238,8 +243,8 @@ class InOneBatch:
         n_steps = steps.stop - steps.start
         if n_steps == 0:
             return
-        rows = {name: array[steps].reshape(-1, *array.shape[2:]) for name, array in _items(buffer.observations)}
-        observations = obs_as_tensor(rows.get(None, rows), self.policy.device)
+        rows = {name: held[steps].reshape(-1, *held.shape[2:]) for name, held in parts_of(buffer.observations).items()}
+        observations = obs_as_tensor(whole_of(rows), self.policy.device)
         # The buffer's have the action space's type.
         actions, self.acted = self._as_policy_makes_them(np.concatenate(self.acted)), []
         arrays["values"][steps] = self.frozen.values(observations).view(n_steps, -1).numpy()
@@ -309,14 +314,6 @@ def _truncated(dones: Array, infos: list[dict[str, Any]]) -> list[tuple[int, Any
         for index, info in ended
         if info.get("TimeLimit.truncated", False) and info.get("terminal_observation") is not None
     ]
-
-
-def _arrays(observations: Observations) -> list[Array]:
-    return [array for _, array in _items(observations)]
-
-
-def _items(observations: Any) -> list[tuple[str | None, Array]]:
-    return list(observations.items()) if isinstance(observations, dict) else [(None, observations)]
 
 
 def _when(buffer: RolloutBuffer) -> str:

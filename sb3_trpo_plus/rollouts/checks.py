@@ -7,6 +7,8 @@ import numpy.typing as npt
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_trpo_plus.policies.observations import parts_of
+
 Array = npt.NDArray[Any]
 
 
@@ -26,11 +28,11 @@ def refuse_to_act(observations: Array | dict[str, Array], actions: Array, policy
     """
     for name, array in named(observations):
         for index, row in enumerate(array.reshape(len(array), -1)):
-            broken = np.flatnonzero(~np.isfinite(row)) if np.issubdtype(row.dtype, np.floating) else []
-            if len(broken):
+            broken = np.flatnonzero(~np.isfinite(row))
+            if broken.size:
                 raise NotFiniteError(
                     f"Environment {index} gave an {f'{name} that is'} not finite {when}: {row[broken[0]]} at index "
-                    f"{broken[0]}, and {len(broken)} such numbers in all. No action was taken on it, and the model is as it "
+                    f"{broken[0]}, and {broken.size} such numbers in all. No action was taken on it, and the model is as it "
                     "was: look for the cause in the environment (SB3's VecCheckNan finds the step that made it)"
                 )
     parameters = [name for name, p in policy.named_parameters() if not np.isfinite(p.detach().cpu().numpy()).all()]
@@ -56,6 +58,4 @@ def first_not_finite(rollout_buffer: RolloutBuffer) -> str | None:
 
 def named(observations: Array | dict[str, Array]) -> list[tuple[str, Array]]:
     """Arrays of observations, with words for them."""
-    if isinstance(observations, dict):
-        return [(f"observation {key}", array) for key, array in observations.items()]
-    return [("observation", observations)]
+    return [(f"observation {key}".strip(), array) for key, array in parts_of(observations).items()]

@@ -1,7 +1,7 @@
 """Collection of rollouts at close to the environment's own speed."""
 
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_trpo_plus.policies.plain import is_plain_buffer
 from sb3_trpo_plus.rollouts.acting import Acting, InOneBatch, StepByStep
 from sb3_trpo_plus.rollouts.callbacks import Locals, runs_known_code_alone
+from sb3_trpo_plus.rollouts.fast_actor import Observations
 
 Array = npt.NDArray[Any]
 
@@ -94,8 +95,8 @@ class FastRollouts(OnPolicyAlgorithm):
 
                 self._update_info_buffer(infos, dones)
                 n_steps += 1
-                acting = acting.record(rewards, self._last_episode_starts, dones, infos)
-                self._last_obs = new_obs
+                acting = acting.record(rewards, cast(Array, self._last_episode_starts), dones, infos)
+                self._last_obs = cast(Observations, new_obs)
                 self._last_episode_starts = dones
         finally:
             acting.finish()
@@ -103,7 +104,7 @@ class FastRollouts(OnPolicyAlgorithm):
         self._is_policy_watched |= acting.was_policy_changed()
 
         with th.no_grad():
-            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))
+            values = self.policy.predict_values(obs_as_tensor(cast(Observations, new_obs), self.device))
         if is_plain_buffer(rollout_buffer):
             _estimate_advantages(rollout_buffer, values.cpu().numpy().flatten(), dones)
         else:

@@ -42,7 +42,8 @@ class FastActor:
         layers = zip(frozen.actor.layers, frozen.actor.activations, strict=True)
         *self.hidden, self.head = [_layer(weight, bias, activation, n_envs) for (weight, bias), activation in layers]
         self.dtype: Any = np.dtype(str(frozen.actor.layers[0][0].dtype).removeprefix("torch."))
-        self.std = frozen.log_std.exp().numpy() if isinstance(self.distribution, DiagGaussianDistribution) else None
+        is_gaussian = isinstance(self.distribution, DiagGaussianDistribution)
+        self.std = frozen.log_std.exp().numpy() if is_gaussian and frozen.log_std is not None else None
         self.action_shape = (-1, *(self.policy.action_space.shape or ()))
         space = self.policy.observation_space
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
@@ -90,8 +91,8 @@ class FastActor:
             return made
         if not isinstance(observations, dict):
             return observations.reshape(len(observations), -1).astype(self.dtype, copy=False)
-        parts = [observations[key].reshape(len(observations[key]), -1) for key in self.keys]
-        return np.concatenate(parts, axis=1, dtype=self.dtype, casting="same_kind")
+        parts = [observations[key].reshape(len(observations[key]), -1).astype(self.dtype, copy=False) for key in self.keys]
+        return np.concatenate(parts, axis=1)
 
     def _state_dependent_noise(self, latent: Array) -> Array:
         if len(latent) == 1 or len(latent) != len(self.matrices):

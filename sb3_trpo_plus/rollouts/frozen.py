@@ -125,7 +125,7 @@ def filled_when_read(thing: Any, names: tuple[str, ...], fill: Fill) -> Callable
     :param fill: completes them, through ``vars``
     :return: takes that back
     """
-    original = type(thing)
+    original: Any = type(thing)
 
     def attribute(name: str) -> property:
         def read(self: Any) -> Any:

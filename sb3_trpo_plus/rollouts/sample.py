@@ -16,7 +16,7 @@ RandomState = dict[str, Any]
 
 def random_state() -> RandomState:
     """Of NumPy's global generator, by which SB3's buffers permute what they give: it makes the same sample again."""
-    return np.random.get_state(legacy=False)  # type: ignore[return-value]  # noqa: NPY002
+    return np.random.get_state(legacy=False)  # noqa: NPY002
 
 
 def normalized(advantages: th.Tensor, to_unit_deviation: bool) -> th.Tensor:
