@@ -42,6 +42,19 @@ class Raises:
     words: str = ""
 
 
+@dataclass(frozen=True)
+class Promise:
+    """
+    What the table of the contract says of a case.
+
+    :param kept_by_contrib: whether sb3-contrib does as SB3's documentation says
+    :param without: members that are left out, and why
+    """
+
+    kept_by_contrib: bool
+    without: tuple[tuple[Algorithm, str], ...]
+
+
 def assert_same(ours: Any, theirs: Any, rtol: float = 1e-4, atol: float = 1e-5) -> None:
     """Of the same types, shapes, keys and numbers; subclasses are let through, and arrays' dtypes must be equal."""
     if isinstance(theirs, th.Tensor):
@@ -122,6 +135,7 @@ def contract(
                 assert_same(theirs, contrib)
             compare(program(algorithm, **parameters), theirs if contrib is None else documented)
 
+        test.__dict__["promise"] = Promise(contrib is None, tuple((without or {}).items()))
         return test
 
     return decorate

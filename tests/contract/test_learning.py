@@ -309,7 +309,7 @@ def test_no_graph_is_left(algorithm: Algorithm) -> Any:
     return [getattr(inner, name).requires_grad for name in ("loc", "scale")]
 
 
-@contract()
+@contract(without={VineTRPO: "the few states that it branched from stay, for the picture of its step"})
 def test_rollouts_do_not_stay_in_memory(algorithm: Algorithm) -> Any:
     """After ``learn`` no tensor of the size of the rollout's observations is left."""
 
@@ -318,7 +318,8 @@ def test_rollouts_do_not_stay_in_memory(algorithm: Algorithm) -> Any:
         found = (one for one in gc.get_objects() if type(one) is th.Tensor)
         return sum(one.dim() >= 2 and one.shape[-1] == 211 and one.shape[0] >= 4 for one in found)
 
-    model = make(algorithm, envs(observation_space=spaces.Box(-1.0, 1.0, (211,))))
+    # Three units, so that weights and the optimiser's moments of them have fewer rows than a minibatch.
+    model = make(algorithm, envs(observation_space=spaces.Box(-1.0, 1.0, (211,))), policy_kwargs={"net_arch": [3]})
     before = large()
     learn(model)
     return large() - before

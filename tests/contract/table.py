@@ -1,0 +1,61 @@
+"""
+The contract as a page of the documentation.
+
+    python -m tests.contract.table > docs/contract.md
+"""
+
+import importlib
+import inspect
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+HEAD = """# What "the same" means
+
+People change one import, and what worked with `sb3_contrib.TRPO` works. Each line below is a program in `tests/contract`
+that runs with `sb3_contrib.TRPO` and with each member of the family, most of them for several spaces, policies or hooks; the
+results must be equal. Where sb3-contrib does not do what SB3's documentation says, the line says so, and the members do.
+
+This page is made by `python -m tests.contract.table`.
+"""
+
+
+def modules() -> list[ModuleType]:
+    """Those whose cases were made by ``contract``."""
+    names = sorted(file.stem for file in Path(__file__).parent.glob("test_*.py"))
+    return [importlib.import_module(f"tests.contract.{name}") for name in names]
+
+
+def cases(module: ModuleType) -> list[Any]:
+    """In the order in which they stand in the file."""
+    found = [test for test in vars(module).values() if hasattr(test, "promise") and test.__module__ == module.__name__]
+    return sorted(found, key=lambda test: inspect.getsourcelines(inspect.unwrap(test))[1])
+
+
+def in_one_line(text: str | None) -> str:
+    """As a cell of a table."""
+    return " ".join((text or "").replace("|", "\\|").replace("``", "`").split())
+
+
+def row(test: Any) -> str:
+    """Of the table."""
+    promise = test.promise
+    contrib = "" if promise.kept_by_contrib else "does not"
+    without = "; ".join(f"{member.__name__}: {reason}" for member, reason in promise.without)
+    return f"| {in_one_line(test.__doc__)} | {contrib} | {without} |"
+
+
+def page() -> str:
+    """In Markdown."""
+    lines = [HEAD]
+    for module in modules():
+        found = cases(module)
+        if found:
+            title, _, rest = in_one_line(module.__doc__).partition(":")
+            lines += [f"## {title}", "", rest.strip().capitalize(), ""] if rest else [f"## {title}", ""]
+            lines += ["| promise | sb3-contrib | left out |", "|---|---|---|", *map(row, found), ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(page(), end="")
