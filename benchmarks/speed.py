@@ -8,17 +8,22 @@ cg_residual_tol=0.1 and fisher_sub_sampling_factor=5; what their steps are worth
     python benchmarks/speed.py            # measure (a quarter of an hour), write results/speed.csv and the picture, print
     python benchmarks/speed.py --table    # only print what results/speed.csv has
     python benchmarks/speed.py --only CartPole-v1 --threads 1 --no-save    # one workload, for a look
+    python benchmarks/speed.py --against REVISION --threads 1    # learn() beside that of a revision of this repository
 """
 
 import argparse
 import csv
+import io
 import json
 import multiprocessing
 import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,6 +35,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "speed.csv"
+AGAINST = ROOT / "results" / "speed_against.csv"
 PICTURE = ROOT.parent / "docs" / "images" / "speed.png"
 REPEATS = 5
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -52,7 +58,8 @@ PARTS = ("environment", "rest of collection", "policy update", "critic fit", "re
 
 class Workload(NamedTuple):
     """
-    :param env: Gymnasium id, or "images" for SB3's fake 84 x 84 x 4 frames
+    :param env: Gymnasium id, with " in parts" for its observation as a Dict of two vectors; or "images" for SB3's fake
+        84 x 84 x 4 frames
     :param settings: of the algorithm
     :param measured: "learn", "policy update" or "critic fit"
     :param variants: which of VARIANTS
@@ -80,6 +87,7 @@ WORKLOADS = {
     "HalfCheetah-v4 256x256": Workload(
         "HalfCheetah-v4", {**CHEETAH, "policy_kwargs": WIDE}, "learn", WITH_CHEAPER, 2, "5 (two threads: 7)", ("3.3", "2.2")
     ),
+    "HalfCheetah-v4 64x64, Dict": Workload("HalfCheetah-v4 in parts", CHEETAH, "learn", WITH_CHEAPER, 2),
     "Humanoid-v4 64x64": Workload("Humanoid-v4", MUJOCO, "learn", WITH_CHEAPER, 1, "2", ("1.15", "1.15")),
     "policy update, 2048 x 17 -> 64-64 -> 6": Workload(
         "HalfCheetah-v4", CHEETAH_UPDATE, "policy update", ALL, target=UPDATE_TARGET
@@ -103,8 +111,20 @@ def make_env(name: str, seed: int) -> Any:
 
     if name == "images":
         return make_vec_env(lambda: FakeImageEnv(6, 84, 84, 4, discrete=True), 2, seed=seed)
-    env = make_vec_env(name, 2, seed=seed)
-    return VecNormalize(env) if name.endswith("-v4") else env
+    gym_id, _, in_parts = name.partition(" ")
+    env = make_vec_env(gym_id, 2, seed=seed, wrapper_class=positions_and_velocities if in_parts else None)
+    return VecNormalize(env) if gym_id.endswith("-v4") else env
+
+
+def positions_and_velocities(env: Any) -> Any:
+    """HalfCheetah's observation as a Dict of its two parts."""
+    import numpy as np
+    from gymnasium import spaces
+    from gymnasium.wrappers import TransformObservation
+
+    parts = {"positions": 8, "velocities": 9}
+    space = spaces.Dict({name: spaces.Box(-np.inf, np.inf, (n,), np.float64) for name, n in parts.items()})
+    return TransformObservation(env, lambda whole: {"positions": whole[:8], "velocities": whole[8:]}, space)
 
 
 class Subject:
@@ -112,7 +132,8 @@ class Subject:
 
     def __init__(self, workload: Workload, library: str, options: dict[str, Any]):
         self.workload = workload
-        policy = "CnnPolicy" if workload.env == "images" else "MlpPolicy"
+        policies = {"images": "CnnPolicy", "HalfCheetah-v4 in parts": "MultiInputPolicy"}
+        policy = policies.get(workload.env, "MlpPolicy")
         settings = {**workload.settings, **options}
         self.model = import_module(library).TRPO(policy, make_env(workload.env, 0), seed=0, device="cpu", **settings)
         rollout = self.model.n_steps * self.model.n_envs
@@ -191,15 +212,17 @@ class Subject:
 
         def watched_get(batch_size: int | None = None) -> Any:
             # sb3-contrib's critic has no method of its own: its fit is what follows the first minibatch.
-            if batch_size is not None and not critic_start and not hasattr(model, "_fit_critic"):
+            if batch_size is not None and not critic_start:
                 critic_start.append(clock())
             return get(batch_size)
 
         collect = type(model).collect_rollouts.__get__(model)
-        model.env.step, buffer.get, model.train = timed("environment", step), watched_get, train
+        model.env.step, model.train = timed("environment", step), train
         model.collect_rollouts = timed("rest of collection", collect)
         if hasattr(model, "_fit_critic"):
             model._fit_critic = timed("critic fit", type(model)._fit_critic.__get__(model))
+        else:
+            buffer.get = watched_get
         start = clock()
         try:
             yield seconds
@@ -219,9 +242,15 @@ class Subject:
         return seconds
 
 
-def serve(connection: Connection, name: str, variant: str, threads: int) -> None:
-    """The process of one library on one workload: does what it is told, and answers with the result."""
+def serve(connection: Connection, name: str, variant: str, threads: int, package: str | None) -> None:
+    """
+    The process of one library on one workload: does what it is told, and answers with the result.
+
+    :param package: folder to import this library from; None: as it is installed
+    """
     warnings.simplefilter("ignore")
+    if package is not None:
+        sys.path.insert(0, package)
     import torch as th
 
     th.set_num_threads(threads)
@@ -233,16 +262,19 @@ def serve(connection: Connection, name: str, variant: str, threads: int) -> None
     connection.send((kilobytes / 1024, subject.model.logger.name_to_value.get("train/cg_iterations")))
 
 
-def measure(name: str, threads: int, repeats: int) -> list[dict[str, Any]]:
-    """One row a variant: medians over the repeats, in which the variants alternate."""
+def measure(name: str, threads: int, repeats: int, variants: dict[str, tuple[str, str | None]]) -> list[dict[str, Any]]:
+    """
+    One row a variant: medians over the repeats, in which the variants alternate.
+
+    :param variants: names in VARIANTS, and folders to import from, by what they are called in the results
+    """
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(threads)
-    variants = WORKLOADS[name].variants
     context = multiprocessing.get_context("spawn")
     connections: dict[str, Connection] = {}
-    for variant in variants:
+    for variant, (of_table, package) in variants.items():
         connections[variant], theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, name, variant, threads), daemon=True).start()
+        context.Process(target=serve, args=(theirs, name, of_table, threads, package), daemon=True).start()
         theirs.close()
     for connection in connections.values():
         assert connection.recv() == "ready"
@@ -373,21 +405,48 @@ def draw(rows: list[dict[str, Any]]) -> None:
     figure.savefig(PICTURE, dpi=110)
 
 
+def against(revision: str, names: list[str], threads: int, repeats: int) -> None:
+    """learn() beside what it was at a revision of this repository, in one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = subprocess.run(
+            ["git", "archive", "--format=tar", revision, "sb3_trpo_plus"], cwd=ROOT, check=True, capture_output=True
+        )
+        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+            tar.extractall(folder, filter="data")
+        # One that is installed in editable mode is found through a hook that comes before the path: both go by the path.
+        variants: dict[str, tuple[str, str | None]] = {revision: ("ours", folder), "now": ("ours", str(ROOT.parent))}
+        rows = [row for name in names for row in measure(name, threads, repeats, variants)]
+    described = machine()
+    with AGAINST.open("w", newline="") as file:
+        writer = csv.DictWriter(file, {**rows[0], **described}, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, **described} for row in rows)
+    print(f"| workload | {revision} | now | slower by |\n|---|---|---|---|")
+    for name in names:
+        before, now = (float(row["seconds"]) for row in rows if row["workload"] == name)
+        print(f"| {name} | {before:.3f} s | {now:.3f} s | {now / before - 1:+.1%} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="only print the tables of what was measured")
     parser.add_argument("--only", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS), metavar="WORKLOAD")
     parser.add_argument("--threads", nargs="+", type=int, choices=[1, 2], default=[1, 2])
     parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--against", metavar="REVISION", help="measure learn() beside that of a revision of this repository")
     parser.add_argument("--no-save", action="store_true", help="print, but leave the results as they are")
     args = parser.parse_args()
     if args.table:
         print_tables(read())
         return
+    if args.against:
+        names = [name for name in args.only if WORKLOADS[name].measured == "learn"]
+        against(args.against, names, args.threads[0], args.repeats)
+        return
     rows: list[dict[str, Any]] = []
     for threads in args.threads:
         for name in args.only:
-            rows += measure(name, threads, args.repeats)
+            rows += measure(name, threads, args.repeats, {variant: (variant, None) for variant in WORKLOADS[name].variants})
             print(
                 f"{name}, {threads} thread(s): "
                 + ", ".join(f"{row['variant']} {row['seconds']} s" for row in rows[-len(WORKLOADS[name].variants) :])

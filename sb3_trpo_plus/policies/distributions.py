@@ -38,7 +38,7 @@ def action_distribution(policy: ActorCriticPolicy, observations: PyTorchObs) -> 
         raise NotADistributionError(str(error).splitlines()[0]) from error
 
 
-def refused_by_torch(error: ValueError) -> bool:
+def refused_by_torch(error: Exception) -> bool:
     """Whether it was raised by the check of a torch distribution's parameters, which has no exception of its own."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return frames[-1][0].f_globals.get("__name__") == "torch.distributions.distribution"

@@ -113,6 +113,10 @@ def _has_features_of_its_own(policy: ActorCriticPolicy) -> bool:
     return not getattr(policy.action_dist, "learn_features", False)
 
 
+def _has_a_parameter_for_std(policy: ActorCriticPolicy) -> bool:
+    return not hasattr(policy, "log_std") or isinstance(policy.log_std, nn.Parameter)
+
+
 def _flattens_observations(policy: ActorCriticPolicy) -> bool:
     extractors = (policy.pi_features_extractor, policy.vf_features_extractor)
     return type(extractors[0]) is type(extractors[1]) and all(map(_flattens, extractors))
@@ -156,6 +160,7 @@ ASSUMPTIONS: dict[str, Callable[[ActorCriticPolicy], bool]] = {
     "methods are SB3's": _has_sb3s_methods,
     "the action distribution is SB3's": _has_a_distribution_of_sb3,
     "the variance is not learned through the network": _has_features_of_its_own,
+    "the standard deviation is a parameter": _has_a_parameter_for_std,
     "observations are only flattened": _flattens_observations,
     "the MLP extractor is SB3's": _has_sb3s_mlp_extractor,
     "there are no hooks on modules": _has_no_hooks_on_modules,

@@ -17,9 +17,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 
+from sb3_trpo_plus.policies.distributions import refused_by_torch
 from sb3_trpo_plus.policies.observations import parts_of, stack, whole_of
 from sb3_trpo_plus.policies.plain import is_plain_buffer
-from sb3_trpo_plus.rollouts.checks import refuse_to_act
+from sb3_trpo_plus.rollouts.checks import first_broken_parameter, refuse_to_act
 from sb3_trpo_plus.rollouts.fast_actor import FastActor, Observations
 from sb3_trpo_plus.rollouts.frozen import FrozenPolicy, filled_when_read
 from sb3_trpo_plus.rollouts.noise import noise_width, standard_noise
@@ -91,16 +92,18 @@ class StepByStep:
     def act(self, observations: Observations) -> Array:
         self.observations = observations
         self.obs_tensor = obs_as_tensor(observations, self.policy.device)
+        if not all(np.isfinite(array).all() for array in parts_of(observations).values()):
+            refuse_to_act(observations, self.policy, _when(self.buffer))
         try:
             actions, self.values, self.log_probs = self.policy(self.obs_tensor)
-        except ValueError:
-            # Torch's distributions refuse what is not finite with the whole batch for a message.
-            if all(np.isfinite(array).all() for array in parts_of(observations).values()):
+        except (ValueError, RuntimeError) as error:
+            # Torch's distributions, or where those do not look its samplers, refuse with the whole batch for a message.
+            if not (refused_by_torch(error) or first_broken_parameter(self.policy)):
                 raise
-            refuse_to_act(observations, np.empty((0, 0)), self.policy, _when(self.buffer))
+            refuse_to_act(observations, self.policy, _when(self.buffer))
         made: Array = actions.cpu().numpy()
         if not np.isfinite(made).all():
-            refuse_to_act(observations, made, self.policy, _when(self.buffer))
+            refuse_to_act(observations, self.policy, _when(self.buffer))
         self.actions = made
         return made
 
@@ -183,9 +186,9 @@ class InOneBatch:
         self._values = self._log_probs = None
         self.is_shown = False
         self.actions = self.actor.act(observations, self._next_noise())
-        if not np.isfinite(self.actor.outputs).all():
+        if not (np.isfinite(self.actor.outputs).all() and np.isfinite(self.actor.inputs).all()):
             self.is_shown = True
-            refuse_to_act(observations, self.actor.outputs, self.policy, _when(self.buffer))
+            refuse_to_act(observations, self.policy, _when(self.buffer))
         return self.actions
 
     @property

@@ -37,7 +37,8 @@ def _is_known(callback: BaseCallback) -> bool:
     if not (kind in KNOWN or of_rl_zoo) or {"_on_step", "on_step", "update_locals"} & vars(callback).keys():
         return False
     if isinstance(callback, of_sb3.ConvertCallback):
-        return callback.callback is None
+        # LogEveryNTimesteps calls a method of its own through one.
+        return callback.callback is None or type(getattr(callback.callback, "__self__", None)) in KNOWN
     # Episodes of an evaluation that are not deterministic draw from the generator that the actions come from.
     return getattr(callback, "deterministic", True)
 
@@ -109,7 +110,11 @@ class Locals(dict[str, Any]):
         dict.update(self, *args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return dict(self).__reduce_ex__(protocol)
+        return dict, (dict(self),)
+
+    def clear(self) -> None:
+        self.source = None
+        dict.clear(self)
 
 
 def _settled(name: str) -> Callable[..., Any]:

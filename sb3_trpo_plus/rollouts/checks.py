@@ -16,12 +16,11 @@ class NotFiniteError(ValueError):
     """A number on the way from an observation to an action is NaN or infinite."""
 
 
-def refuse_to_act(observations: Array | dict[str, Array], actions: Array, policy: ActorCriticPolicy, when: str) -> NoReturn:
+def refuse_to_act(observations: Array | dict[str, Array], policy: ActorCriticPolicy, when: str) -> NoReturn:
     """
     Say what is not finite, and where.
 
     :param observations: of all environments
-    :param actions: or the network's outputs for them, the environments along the first dimension
     :param policy: that acted
     :param when: words for the step
     :raises NotFiniteError: always
@@ -35,12 +34,16 @@ def refuse_to_act(observations: Array | dict[str, Array], actions: Array, policy
                     f"{broken[0]}, and {broken.size} such numbers in all. No action was taken on it, and the model is as it "
                     "was: look for the cause in the environment (SB3's VecCheckNan finds the step that made it)"
                 )
-    parameters = [name for name, p in policy.named_parameters() if not np.isfinite(p.detach().cpu().numpy()).all()]
-    cause = f"its parameter {parameters[0]} is not finite" if parameters else "its outputs overflow: scale the observations"
-    rows = np.flatnonzero(~np.isfinite(actions.reshape(len(actions), -1)).all(axis=1)).tolist()
-    raise NotFiniteError(
-        f"The policy's actions are not finite {when}, for environments {rows}, whose observations are: {cause}"
+    broken_parameter = first_broken_parameter(policy)
+    cause = (
+        f"its {broken_parameter} is not" if broken_parameter else "its outputs overflow, scale the observations (VecNormalize)"
     )
+    raise NotFiniteError(f"The policy's actions are not finite {when}, while the observations are: {cause}")
+
+
+def first_broken_parameter(policy: ActorCriticPolicy) -> str | None:
+    """Name of a parameter that is not finite; None if all are."""
+    return next((name for name, parameter in policy.named_parameters() if not parameter.isfinite().all()), None)
 
 
 def first_not_finite(rollout_buffer: RolloutBuffer) -> str | None:

@@ -44,6 +44,8 @@ class FastActor:
         self.dtype: Any = np.dtype(str(frozen.actor.layers[0][0].dtype).removeprefix("torch."))
         is_gaussian = isinstance(self.distribution, DiagGaussianDistribution)
         self.std = frozen.log_std.exp().numpy() if is_gaussian and frozen.log_std is not None else None
+        #: Of the last step: what the network was given, and its means or logits, with gSDE's noise
+        self.inputs = self.outputs = np.empty(0)
         self.action_shape = (-1, *(self.policy.action_space.shape or ()))
         space = self.policy.observation_space
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
@@ -72,13 +74,12 @@ class FastActor:
         :param noise: of this step, :meth:`scaled`, shape (environments, width); gSDE has its own
         :return: what the policy's own forward would return for this noise, shape (environments, ...)
         """
-        latent = self._features(observations)
+        self.inputs = latent = self._features(observations)
         for layer in self.hidden:
             latent = layer(latent)
         outputs = self.head(latent)
         if isinstance(self.distribution, StateDependentNoiseDistribution):
             outputs += self._state_dependent_noise(latent)
-            #: Means or logits of the last step, with gSDE's noise
             self.outputs = outputs
             return (np.tanh(outputs) if self.policy.squash_output else outputs).reshape(self.action_shape)
         assert noise is not None

@@ -10,8 +10,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules import module as module_of_torch
 
-from sb3_trpo_plus.policies.plain import HOOKS, ORIGINAL, distribution_of, features, plain_actor, plain_critic
+from sb3_trpo_plus.policies.plain import GLOBAL_HOOKS, HOOKS, ORIGINAL, distribution_of, features, plain_actor, plain_critic
 from sb3_trpo_plus.trust_region.mlp import Mlp
 
 
@@ -40,6 +41,12 @@ class FrozenPolicy:
         self.log_std = policy.log_std.detach().clone() if hasattr(policy, "log_std") else None
         self._own_distribution: Distribution = copy.copy(policy.action_dist)
         self._distribution = policy.action_dist
+        self._functions = [
+            (cls, name, function)
+            for cls in {ActorCriticPolicy, *map(type, policy.modules())} & ORIGINAL.keys()
+            for name, function in ORIGINAL[cls].items()
+        ]
+        self._settings = [(vars(one), _numbers(one)) for one in (policy, policy.action_dist, *actor.activations)]
         self._places = list(_places(policy))
         self._sizes = [(one, len(one)) for one in _grown_by_patches(policy)]
         self._parameters = [(parameter, parameter.data_ptr()) for parameter in policy.parameters()]
@@ -72,6 +79,9 @@ class FrozenPolicy:
             and self.policy.action_dist is self._distribution
             and all(len(one) == size for one, size in self._sizes)
             and vars(self._distribution).keys().isdisjoint(ORIGINAL[type(self._own_distribution)])
+            and all(getattr(cls, name) is function for cls, name, function in self._functions)
+            and all(now.get(name) == number for now, before in self._settings for name, number in before.items())
+            and not any(getattr(module_of_torch, hooks) for hooks in GLOBAL_HOOKS)
             and all(
                 parameter.data_ptr() == pointer and parameter.detach().numpy().tobytes() == before
                 for (parameter, pointer), before in zip(self._parameters, self._bytes, strict=True)
@@ -88,7 +98,7 @@ class FrozenMlp:
 
     def __init__(self, network: Mlp) -> None:
         self.layers = [(layer.weight.detach().clone(), layer.bias.detach().clone()) for layer in network.layers]
-        self.activations: list[nn.Module] = [*network.activations, nn.Identity()]
+        self.activations: list[nn.Module] = [*map(copy.copy, network.activations), nn.Identity()]
 
     def __call__(self, inputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Outputs, and what the last layer makes them of."""
@@ -106,9 +116,14 @@ def _places(policy: ActorCriticPolicy) -> Iterator[tuple[dict[str, Any], str, An
 
 
 def _grown_by_patches(policy: ActorCriticPolicy) -> Iterator[dict[str, Any]]:
-    """What a hook, or an attribute such as a ``forward`` of its own, is put into."""
+    """What a layer, a hook, or an attribute such as a ``forward`` of its own, is put into."""
     for module in policy.modules():
-        yield from (vars(module), *(getattr(module, name) for name in HOOKS))
+        yield from (vars(module), module._modules, module._parameters, *(getattr(module, name) for name in HOOKS))
+
+
+def _numbers(thing: Any) -> dict[str, Any]:
+    """Settings of a module or a distribution, but for whether it is in training mode."""
+    return {name: value for name, value in vars(thing).items() if name != "training" and isinstance(value, (bool, int, float))}
 
 
 Fill = Callable[[], None]
@@ -136,9 +151,7 @@ def filled_when_read(thing: Any, names: tuple[str, ...], fill: Fill) -> Callable
 
     def reduce_ex(self: Any, protocol: Any) -> Any:
         fill()
-        plain = original.__new__(original)
-        vars(plain).update(vars(self))
-        return plain.__reduce_ex__(protocol)
+        return _remade, (original, vars(self))
 
     members: dict[str, Any] = {name: attribute(name) for name in names if name in vars(thing)}
     thing.__class__ = type(
@@ -149,3 +162,10 @@ def filled_when_read(thing: Any, names: tuple[str, ...], fill: Fill) -> Callable
         thing.__class__ = original
 
     return take_back
+
+
+def _remade(kind: Any, attributes: dict[str, Any]) -> Any:
+    """An object with these attributes: what pickles name."""
+    thing = kind.__new__(kind)
+    vars(thing).update(attributes)
+    return thing
