@@ -186,7 +186,7 @@ def train(demonstrations: list[Any], run: Run) -> dict[str, Any]:
     # The reward net and the order of the demonstrations are drawn from the global generators.
     set_random_seed(first_seed(seed))
     start = time.perf_counter()
-    # Whatever imitation's logger writes by default is written, for what is logged has to pass through its formats, but not shown.
+    # What is logged passes through the formats that imitation has by default, though nobody sees it.
     with (
         tempfile.TemporaryDirectory() as folder,
         Path(os.devnull).open("w") as nowhere,

@@ -1,5 +1,6 @@
-"""What the tests share: small environments of every space, policies in double precision, and the real model files."""
+"""What the tests share: small environments of every space, policies in double precision, logs, and real runs and files."""
 
+import csv
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor
+
+from tests.command_line.commands import OURSELVES, run
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 SHARED = Path(__file__).parents[2] / "shared"
@@ -72,6 +75,12 @@ def parameters_of(model: Any) -> dict[str, th.Tensor]:
     return {name: value.detach().clone() for name, value in model.policy.named_parameters()}
 
 
+def read_log(folder: Path) -> dict[str, str]:
+    """The last row of the CSV logger, of the tags below ``train/``, without that."""
+    with (folder / "progress.csv").open() as file:
+        return {key.removeprefix("train/"): value for key, value in list(csv.DictReader(file))[-1].items() if "train/" in key}
+
+
 @pytest.fixture(scope="session")
 def zoo_agents() -> Path:
     folder = SHARED / "data" / "zoo_agents"
@@ -95,3 +104,11 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[dict[str, A
         return calls
 
     return install
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A short training by our command line, with observations normalised, and what it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = ["--env", "MountainCarContinuous-v0", "-n", "4096", "--eval-freq", "2048", "--seed", "1", "-f", "logs"]
+    return folder, run(*OURSELVES, "train", *arguments, cwd=folder)

@@ -159,6 +159,12 @@ class NPG(KLControlled):
         if _init_setup_model:
             self._setup_model()
 
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+        """As ``OnPolicyAlgorithm.collect_rollouts``."""
+        # The rollout of the last update is about to be overwritten.
+        self._drawn_from = None
+        return super().collect_rollouts(*args, **kwargs)
+
     def train(self) -> None:
         """
         Take one natural-gradient step on the rollout, then fit the critic to its returns.
@@ -199,7 +205,7 @@ class NPG(KLControlled):
 
         :raises ValueError: the rollout is gone
         """
-        if self._drawn_from is None or not self.rollout_buffer.full:
+        if self._drawn_from is None:
             raise ValueError(
                 "The rollout of the last policy update is gone: draw it when learn() has returned, before the next one"
             )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
 from typing import Any
 
 import torch as th
@@ -68,6 +67,8 @@ ORIGINAL: dict[type, dict[str, Any]] = {
         for name, function in {**_functions(ActorCriticPolicy, nn.Module), **_methods_of_modules(ActorCriticPolicy)}.items()
         if name not in MAKING
     },
+    # What the policy's own method goes on to.
+    BasePolicy: {"extract_features": BasePolicy.extract_features},
     nn.Module: _methods_of_modules(nn.Module),
     **{cls: _functions(cls) for cls in (*DISTRIBUTIONS, RolloutBuffer, DictRolloutBuffer)},
     **{
@@ -99,8 +100,9 @@ def is_as_written(thing: Any, cls: type) -> bool:
 
 
 def _has_sb3s_methods(policy: ActorCriticPolicy) -> bool:
-    of_modules = ORIGINAL[nn.Module].items()
-    return is_as_written(policy, ActorCriticPolicy) and all(getattr(nn.Module, name) is own for name, own in of_modules)
+    return is_as_written(policy, ActorCriticPolicy) and all(
+        getattr(cls, name) is function for cls in (BasePolicy, nn.Module) for name, function in ORIGINAL[cls].items()
+    )
 
 
 def _has_a_distribution_of_sb3(policy: ActorCriticPolicy) -> bool:
@@ -237,12 +239,11 @@ def _plain(policy: ActorCriticPolicy, hidden: str, head: str) -> Mlp | None:
     layers = [module for module in modules if type(module) is nn.Linear]
     if any(layer.bias is None for layer in layers):
         return None
-    # SB3's own MlpExtractor alternates the two; one that was edited may not.
-    if any((type(one) is nn.Linear) == (type(other) is nn.Linear) for one, other in pairwise(modules)):
+    # SB3's own MlpExtractor begins with a layer and alternates the two; one that was edited may not.
+    if any((type(module) is nn.Linear) != (place % 2 == 0) for place, module in enumerate(modules)):
         return None
     network = Mlp(layers, list(_out_of_place(module for module in modules if type(module) is not nn.Linear)))
-    frozen = not all(parameter.requires_grad for parameter in network.parameters)
-    if frozen or _registrations(policy, network) != len(network.parameters):
+    if not all(parameter.requires_grad for parameter in network.parameters) or _is_shared(policy, network):
         return None
     return network
 
@@ -256,7 +257,8 @@ def _out_of_place(activations: Iterable[nn.Module]) -> Iterator[nn.Module]:
         yield activation
 
 
-def _registrations(policy: ActorCriticPolicy, network: Mlp) -> int:
-    """How often the network's parameters occur in the whole policy: more often than once each where some are shared."""
+def _is_shared(policy: ActorCriticPolicy, network: Mlp) -> bool:
+    """Whether one of the network's parameters is in a second place, in it or elsewhere in the policy."""
     own = {id(parameter) for parameter in network.parameters}
-    return sum(id(parameter) in own for _, parameter in policy.named_parameters(remove_duplicate=False))
+    places = sum(id(parameter) in own for _, parameter in policy.named_parameters(remove_duplicate=False))
+    return not len(own) == len(network.parameters) == places

@@ -145,6 +145,8 @@ def filled_when_read(thing: Any, names: tuple[str, ...], fill: Fill) -> Callable
     def attribute(name: str) -> property:
         def read(self: Any) -> Any:
             fill()
+            if name not in vars(self):
+                raise AttributeError(f"{original.__name__!r} object has no attribute {name!r}")
             return vars(self)[name]
 
         return property(read, lambda self, value: vars(self).update({name: value}))
@@ -153,7 +155,7 @@ def filled_when_read(thing: Any, names: tuple[str, ...], fill: Fill) -> Callable
         fill()
         return _remade, (original, vars(self))
 
-    members: dict[str, Any] = {name: attribute(name) for name in names if name in vars(thing)}
+    members: dict[str, Any] = {name: attribute(name) for name in names}
     thing.__class__ = type(
         original.__name__, (original,), {**members, "__reduce_ex__": reduce_ex, "__module__": original.__module__}
     )

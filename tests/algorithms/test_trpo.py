@@ -1,7 +1,6 @@
 """The algorithm as a user meets it: spaces, policies, the trust region's promises, its errors and its logs."""
 
 import copy
-import csv
 import math
 import warnings
 from collections.abc import Callable
@@ -19,14 +18,16 @@ from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback,
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import DEBUG, configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from torch import nn
 
 import sb3_trpo_plus.algorithms.trpo
 from sb3_trpo_plus import TRPO
-from tests.conftest import ACTION_SPACES, DISTRIBUTIONS, collect, parameters_of, random_env
+from sb3_trpo_plus.trust_region.step import StepSettings
+from tests.algorithms.members import actor_of
+from tests.conftest import ACTION_SPACES, DISTRIBUTIONS, collect, parameters_of, random_env, read_log
 
 OBSERVATION_SPACES: dict[str, spaces.Space[Any]] = {
     "box": spaces.Box(-1, 1, (2, 3)),
@@ -232,10 +233,10 @@ def test_arguments_reach_the_step(spy: Callable[..., list[Any]]) -> None:
     }  # fmt: skip
     calls = spy(sb3_trpo_plus.algorithms.trpo, "trust_region_step")
     collect(make(**arguments)).train()
-    assert calls[0][0] == {
-        "damping": 0.07, "cg_max_steps": 3, "cg_residual_tol": 0.2, "shrinking_factor": 0.6, "max_tries": 4, "max_kl": 0.03,
-        "largest_curvature": None,
-    }  # fmt: skip
+    settings = StepSettings(
+        damping=0.07, cg_max_steps=3, cg_residual_tol=0.2, shrinking_factor=0.6, max_tries=4, max_kl=0.03
+    )  # fmt: skip
+    assert calls[0][0] == {"settings": settings, "largest_curvature": None}
 
 
 @pytest.mark.parametrize("normalize_advantage", [True, False])
@@ -295,7 +296,8 @@ def test_steps_so_long_that_the_policy_overflows_are_refused() -> None:
     model.target_kl, model.line_search_max_iter = 1e30, 3
     before = parameters_of(model)
     model.train()
-    assert "not finite 3x" in model.logger.name_to_value["train/line_search_outcome"]
+    assert model.last_step is not None
+    assert "not finite 3x" in model.last_step.reason
     assert changed(before, model) == {name for name in before if "value" in name}
 
 
@@ -342,13 +344,8 @@ def test_unsupported_action_space() -> None:
 LOGGED = {
     "policy_objective", "kl_divergence_loss", "is_line_search_success", "value_loss", "explained_variance", "std", "n_updates",
     "learning_rate", "expected_improvement", "improvement_ratio", "kl_mean", "kl_max", "cg_iterations", "cg_residual",
-    "step_size", "line_search_steps", "line_search_outcome", "entropy", "gradient_norm", "target_kl", "ent_coef", "gamma",
+    "step_size", "line_search_steps", "entropy", "gradient_norm", "target_kl", "ent_coef", "gamma",
 }  # fmt: skip
-
-
-def read_log(folder: Path) -> dict[str, str]:
-    with (folder / "progress.csv").open() as file:
-        return {key.removeprefix("train/"): value for key, value in list(csv.DictReader(file))[-1].items() if "train/" in key}
 
 
 def test_logs_have_the_documented_tags_and_true_numbers(tmp_path: Path, spy: Callable[..., list[Any]]) -> None:
@@ -380,7 +377,8 @@ def test_logs_have_the_documented_tags_and_true_numbers(tmp_path: Path, spy: Cal
     }
     assert {tag: float(logged[tag]) for tag in expected} == pytest.approx(expected)
     assert 0 < report.mean_kl < report.max_kl
-    assert logged["line_search_outcome"] == report.reason
+    assert report is model.last_step
+    assert report.reason == "accepted after 0 backtracks"
     assert float(logged["entropy"]) == pytest.approx(3 * (0.5 + 0.5 * math.log(2 * math.pi)), abs=0.2)
 
 
@@ -395,16 +393,22 @@ def test_kl_max_is_the_maximum_over_states() -> None:
     assert model.logger.name_to_value["train/kl_mean"] == pytest.approx(kl.mean().item(), rel=1e-4)
 
 
-def test_failed_line_search_says_why_in_the_log(tmp_path: Path) -> None:
+def test_failed_line_search_says_why(tmp_path: Path) -> None:
+    """A number among the tags; the words are the report's, and the log's of those who ask for its details."""
     model = collect(make())
-    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.set_logger(configure(str(tmp_path), ["csv", "log"]))
+    model.logger.set_level(DEBUG)
     model.line_search_max_iter, model.target_kl = 1, 1e3
     before = parameters_of(model)
-    model.train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.train()
     model.logger.dump()
     logged = read_log(tmp_path)
     assert float(logged["is_line_search_success"]) == 0.0
-    assert "no step accepted" in logged["line_search_outcome"]
+    assert not [tag for tag in logged if "skipped" in tag]
+    assert "no step accepted" in model.last_step.reason
+    assert f"Line search: {model.last_step.reason}" in (tmp_path / "log.txt").read_text()
     assert not any("value" not in name for name in changed(before, model))
 
 
@@ -463,3 +467,38 @@ def test_cartpole_is_solved() -> None:
     assert n_timesteps == 100_000
     mean, _ = evaluate_policy(model, make_vec_env("CartPole-v1", 1, seed=100), 20)
     assert mean >= 475
+
+
+class OneState(gym.Env[Any, Any]):
+    """A bandit: always the same observation, one step an episode."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (2,))
+
+    def __init__(self, action_space: spaces.Space[Any]) -> None:
+        self.action_space = action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return np.array([0.5, -0.2], dtype=np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.reset()[0], -float(np.sum(np.square(action))), True, False, {}
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-1.0, 1.0, (2,)), spaces.Discrete(3), spaces.MultiDiscrete([2, 3])])
+def test_mean_and_maximum_constraint_agree_for_one_state(space: spaces.Space[Any]) -> None:
+    settings: Any = {"n_steps": 64, "batch_size": 64, "seed": 0}
+    mean, largest = (collect(TRPO("MlpPolicy", OneState(space), kl_constraint=kind, **settings)) for kind in ("mean", "max"))
+    mean.train()
+    largest.train()
+    assert mean.last_step.accepted
+    assert largest.last_step.step_size == pytest.approx(mean.last_step.step_size, rel=1e-4)
+    th.testing.assert_close(actor_of(largest), actor_of(mean), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_maximum_constraint_holds_in_every_state_of_the_rollout(name: str) -> None:
+    model = make(name, kl_constraint="max", target_kl=0.02, n_critic_updates=1)
+    for _ in range(3):
+        collect(model).train()
+        assert model.last_step.max_kl <= 0.02
+        assert model.last_step.mean_kl < model.last_step.max_kl

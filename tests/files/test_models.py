@@ -3,7 +3,6 @@
 import copy
 import functools
 import io
-import pickle
 import random
 import shutil
 import warnings
@@ -11,7 +10,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -23,10 +21,8 @@ from stable_baselines3.common import utils
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_trpo_plus import TRPO, load_vec_normalize
-from sb3_trpo_plus.files.gym_years import unpickle
 from tests.conftest import DISTRIBUTIONS, parameters_of, random_env
 
 OBSERVATIONS = np.random.default_rng(0).uniform(-2, 2, (50, 4)).astype(np.float32)
@@ -168,16 +164,6 @@ def test_published_agent_goes_on_learning(zoo_agents: Path, tmp_path: Path) -> N
     assert sb3_contrib.TRPO.load(tmp_path / "again.zip").num_timesteps == model.num_timesteps
 
 
-def linear_schedule(initial_value: float) -> Any:
-    """RL Zoo's closure of that name."""
-
-    def func(progress_remaining: float) -> float:
-        return progress_remaining * initial_value
-
-    func.__module__ = "rl_zoo3.utils"
-    return func
-
-
 def users_linear_schedule(initial_value: float, final_value: float) -> Any:
     def func(progress_remaining: float) -> float:
         return final_value + progress_remaining * (initial_value - final_value)
@@ -203,30 +189,6 @@ def users_partial(value: float) -> Any:
     return func
 
 
-def by_value(function: Any) -> bytes:
-    """The function as cloudpickle writes one that can't be imported: bytecode, closure and all."""
-    return cloudpickle.dumps(function)
-
-
-@pytest.mark.filterwarnings("ignore:.*deprecated")
-@pytest.mark.parametrize(
-    "make_schedule",
-    [
-        lambda: utils.constant_fn(3e-4),
-        lambda: utils.get_linear_fn(1e-3, 1e-5, 0.7),
-        lambda: utils.get_schedule_fn(2e-4),
-        lambda: utils.get_schedule_fn(utils.get_linear_fn(1e-3, 1e-5, 0.7)),
-        lambda: linear_schedule(1e-3),
-    ],
-)
-def test_former_closures_of_schedules_become_schedule_objects(make_schedule: Any) -> None:
-    function = make_schedule()
-    translated = unpickle(by_value(function), "<class 'function'>")
-    assert type(translated) in (utils.ConstantSchedule, utils.LinearSchedule)
-    for progress in np.linspace(0, 1, 11):
-        assert translated(progress) == pytest.approx(function(progress), rel=1e-12)
-
-
 @pytest.mark.parametrize(
     "schedule",
     [
@@ -241,26 +203,6 @@ def test_schedules_of_the_users_own_survive_whatever_they_are_called(schedule: A
     make(cls=saver, learning_rate=schedule).save(tmp_path / "model.zip")
     loaded = TRPO.load(tmp_path / "model.zip")
     assert [loaded.lr_schedule(p) for p in (1.0, 0.5, 0.1)] == pytest.approx([schedule(p) for p in (1.0, 0.5, 0.1)])
-
-
-GYM_SPACES = [
-    spaces.Box(-1, np.array([1, 2, 3], dtype=np.float32)),
-    spaces.Discrete(7),
-    spaces.MultiDiscrete([3, 4]),
-    spaces.MultiBinary(5),
-    spaces.Dict({"a": spaces.Box(0, 255, (3, 8, 8), np.uint8), "b": spaces.Discrete(2)}),
-    spaces.Tuple([spaces.Discrete(2), spaces.MultiBinary(3)]),
-]
-
-
-@pytest.mark.parametrize("space", GYM_SPACES, ids=str)
-def test_spaces_of_gym_become_gymnasiums(space: spaces.Space[Any]) -> None:
-    """Protocol 0 writes class names as lines of text, so the same pickle with Gym's names can be made of it."""
-    pickled = pickle.dumps(space, protocol=0).replace(b"cgymnasium.", b"cgym.")
-    assert b"cgym.spaces" in pickled
-    with pytest.raises(ModuleNotFoundError):
-        pickle.loads(pickled)
-    assert unpickle(pickled, "") == space
 
 
 def test_custom_objects_of_the_caller_come_first(tmp_path: Path) -> None:
@@ -322,7 +264,7 @@ def test_object_that_cannot_be_read_is_named_with_the_way_out(tmp_path: Path, mo
     model = make(learning_rate=utils.LinearSchedule(1e-3, 0.0, 1.0))
     model.note = Forgotten(random_env())
     model.save(tmp_path / "model.zip")
-    monkeypatch.delattr("tests.test_saving.Forgotten")
+    monkeypatch.delattr("tests.files.test_models.Forgotten")
     with pytest.warns(UserWarning, match="its note can't be read here"):
         assert TRPO.load(tmp_path / "model.zip").note is None
     monkeypatch.delattr(utils, "LinearSchedule")
@@ -339,7 +281,7 @@ class ForgottenBuffer(RolloutBuffer):
 
 def test_lost_rollout_buffer_class_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(rollout_buffer_class=ForgottenBuffer).save(tmp_path / "model.zip")
-    monkeypatch.delattr("tests.test_saving.ForgottenBuffer")
+    monkeypatch.delattr("tests.files.test_models.ForgottenBuffer")
     with pytest.raises(ValueError, match="its rollout_buffer_class"):
         TRPO.load(tmp_path / "model.zip")
 
@@ -372,19 +314,3 @@ def test_damaged_compressed_file_is_an_error_that_says_so(tmp_path: Path) -> Non
     (tmp_path / "small.zip").write_bytes(damaged)
     with pytest.raises(ValueError, match=r"small\.zip' is not a whole saved model"):
         TRPO.load(tmp_path / "small.zip")
-
-
-def test_statistics_round_trip_and_wrong_files(tmp_path: Path) -> None:
-    env = VecNormalize(DummyVecEnv([random_env]))
-    env.reset()
-    for _ in range(10):
-        env.step([env.action_space.sample()])
-    env.save(str(tmp_path / "vecnormalize.pkl"))
-    loaded = load_vec_normalize(tmp_path / "vecnormalize.pkl", DummyVecEnv([random_env]))
-    assert np.array_equal(loaded.obs_rms.mean, env.obs_rms.mean)
-    (tmp_path / "other.pkl").write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(ValueError, match=r"other\.pkl holds a list"):
-        load_vec_normalize(tmp_path / "other.pkl", DummyVecEnv([random_env]))
-    (tmp_path / "cut.pkl").write_bytes((tmp_path / "vecnormalize.pkl").read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"cut\.pkl can't be read"):
-        load_vec_normalize(tmp_path / "cut.pkl", DummyVecEnv([random_env]))

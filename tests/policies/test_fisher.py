@@ -19,7 +19,6 @@ from sb3_trpo_plus.policies.distributions import action_distribution, kl_diverge
 from sb3_trpo_plus.policies.fisher import fisher_vector_product
 from sb3_trpo_plus.policies.observations import every
 from sb3_trpo_plus.policies.plain import plain_actor
-from sb3_trpo_plus.rollouts.checks import first_not_finite
 from sb3_trpo_plus.trust_region.fisher import hessian_fisher
 from tests.conftest import DISTRIBUTIONS, DoubleExtractor, collect, random_env
 
@@ -192,22 +191,6 @@ def test_every_takes_every_kth_sample_of_tensors_and_dicts() -> None:
     data = th.arange(10).reshape(10, 1)
     assert every(data, 3).flatten().tolist() == [0, 3, 6, 9]
     assert every({"a": data}, 4)["a"].flatten().tolist() == [0, 4, 8]
-
-
-@pytest.mark.parametrize(
-    ("part", "words"),
-    [
-        ("observations", "observations"), ("rewards", "rewards"), ("values", "values"), ("log_probs", "log-probabilities"),
-        ("advantages", "advantages"),
-    ],
-)  # fmt: skip
-def test_first_not_finite_part_of_a_rollout_is_named(part: str, words: str) -> None:
-    buffer = collect(make("box")).rollout_buffer
-    assert first_not_finite(buffer) is None
-    getattr(buffer, part).flat[3] = np.nan
-    found = first_not_finite(buffer)
-    assert found is not None
-    assert words in found
 
 
 class ImageExtractor(BaseFeaturesExtractor):

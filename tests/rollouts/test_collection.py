@@ -1,96 +1,39 @@
 """Fast collection against SB3's own: the same buffer, the same contract, the right distribution of actions."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
-from torch import nn
+from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_trpo_plus import TRPO
-from sb3_trpo_plus.policies.plain import ELEMENTWISE
-from sb3_trpo_plus.rollouts.fast_actor import FastActor
-from tests.conftest import ACTION_SPACES, DISTRIBUTIONS, RandomEnv, collect, random_env
-
-OBSERVATION_SPACES: dict[str, spaces.Space[Any]] = {
-    "box": spaces.Box(-2, 2, (4,)),
-    "box in double precision": spaces.Box(-2, 2, (2, 3), dtype=np.float64),
-    "image": spaces.Box(0, 255, (36, 36, 1), dtype=np.uint8),
-    "discrete": spaces.Discrete(5),
-    "multi_discrete": spaces.MultiDiscrete([3, 4]),
-    "multi_binary": spaces.MultiBinary(4),
-}
-FIELDS = ("observations", "actions", "rewards", "episode_starts", "values", "log_probs", "advantages", "returns")
-
-
-class Mixed(RandomEnv):
-    """Episodes that end, and others that are cut off."""
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, reward, _, truncated, info = super().step(action)
-        return observation, reward, bool(self.np_random.random() < 0.05), truncated, info
+from sb3_trpo_plus.rollouts import acting
+from sb3_trpo_plus.rollouts.frozen import FrozenPolicy
+from tests.conftest import ACTION_SPACES, DISTRIBUTIONS, collect, random_env
+from tests.rollouts.conftest import (
+    OBSERVATION_SPACES,
+    AtStep,
+    Mixed,
+    Recorder,
+    assert_same_buffers,
+    collect_with,
+    force_general_path,
+    make,
+    replay,
+)
 
 
-def make(name: str = "box", observation_space: str = "box", n_envs: int = 3, **kwargs: Any) -> TRPO:
-    space, options = DISTRIBUTIONS[name]
-    env: Any = make_vec_env(lambda: Mixed(OBSERVATION_SPACES[observation_space], ACTION_SPACES[space]), n_envs, seed=0)
-    if observation_space == "box":
-        env = VecNormalize(env)
-    return TRPO("MlpPolicy", env, **{"n_steps": 40, "batch_size": 40, "seed": 0, **options, **kwargs})
-
-
-class Recorder(BaseCallback):
-    """Keeps what a callback can see in each step."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        super().__init__()
-        self.seen: list[dict[str, Any]] = []
-        self.stop_at = stop_at
-
-    def _on_step(self) -> bool:
-        # SB3 adds to the rewards in place after the callback.
-        self.seen.append({key: x.copy() if isinstance(x, np.ndarray) else x for key, x in self.locals.items()})
-        return self.n_calls != self.stop_at
-
-
-def collect_with(model: TRPO, collect_rollouts: Callable[..., bool], callback: BaseCallback | None = None) -> bool:
-    _, callback = model._setup_learn(model.n_steps * model.n_envs, callback)
-    callback.on_training_start({}, {})
-    return collect_rollouts(model, model.env, callback, model.rollout_buffer, model.n_steps)
-
-
-def replay(model: TRPO, actions: list[Any]) -> None:
-    """Let the policy's own forward take these actions."""
-    policy, queue = model.policy, iter(actions)
-
-    def forward(observations: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        taken = th.as_tensor(next(queue))
-        distribution = policy.get_distribution(observations)
-        flat = taken if isinstance(policy.action_space, spaces.Discrete) else taken.reshape(len(taken), -1)
-        return taken, policy.predict_values(observations), distribution.log_prob(flat)
-
-    policy.forward = forward
-
-
-def assert_same_buffers(
-    one: RolloutBuffer, other: RolloutBuffer, n_steps: int | None = None, log_prob_atol: float = 1e-5
-) -> None:
-    assert (one.pos, one.full) == (other.pos, other.full)
-    for field in FIELDS:
-        ours, theirs = (getattr(buffer, field)[:n_steps] for buffer in (one, other))
-        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape), field
-        atol = log_prob_atol if field == "log_probs" else 1e-5
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=atol, err_msg=field)
+def assert_same_observations(ours: Any, theirs: Any) -> None:
+    for one, other in [(ours[key], theirs[key]) for key in theirs] if isinstance(theirs, dict) else [(ours, theirs)]:
+        np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +42,7 @@ def assert_same_buffers(
 )
 def test_buffer_is_the_one_that_sb3_fills_with_the_same_actions(name: str, observation_space: str) -> None:
     fast, slow = make(name, observation_space), make(name, observation_space)
-    assert FastActor.of(fast.policy) is not None
+    assert FrozenPolicy.of(fast.policy) is not None
     recorder = Recorder()
     assert collect_with(fast, TRPO.collect_rollouts, recorder)
     replay(slow, [np.array(seen["actions"]) for seen in recorder.seen])
@@ -109,7 +52,7 @@ def test_buffer_is_the_one_that_sb3_fills_with_the_same_actions(name: str, obser
     assert sum(done) > sum(truncated) > 0, "both kinds of ends occur"
     assert_same_buffers(fast.rollout_buffer, slow.rollout_buffer)
     assert fast.num_timesteps == slow.num_timesteps == 120
-    np.testing.assert_allclose(fast._last_obs, slow._last_obs, rtol=1e-6)
+    assert_same_observations(fast._last_obs, slow._last_obs)
     assert (fast._last_episode_starts == slow._last_episode_starts).all()
     assert [e["r"] for e in fast.ep_info_buffer] == pytest.approx([e["r"] for e in slow.ep_info_buffer])
 
@@ -171,69 +114,6 @@ def test_same_seed_gives_the_actions_that_sb3_draws(name: str, n_envs: int, sde_
     # The log-probability of a squashed action takes its atanh, which makes rounding errors near 1 a million times larger.
     assert_same_buffers(fast.rollout_buffer, slow.rollout_buffer, log_prob_atol=0.2 if name == "gsde_squashed" else 1e-5)
     assert fast.rollout_buffer.actions.std() > 0
-
-
-@pytest.mark.parametrize("activation", ELEMENTWISE)
-@pytest.mark.parametrize("width", [16, 520])
-def test_actor_is_the_policys_network(activation: type[nn.Module], width: int) -> None:
-    """The outputs, by every activation, in layers large enough for torch and small enough for NumPy."""
-    model = make(policy_kwargs={"net_arch": [width, width], "activation_fn": activation})
-    actor = FastActor.of(model.policy)
-    assert actor is not None
-    actor.begin(2, 3)
-    observations = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    with th.no_grad():
-        mean = model.policy.get_distribution(th.as_tensor(observations)).distribution.mean.numpy()
-    for step in range(2):
-        np.testing.assert_allclose(actor.act(observations, step) - actor.noise[step], mean, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ACTION_SPACES)
-def test_actions_have_the_policys_distribution(name: str) -> None:
-    """In one state, 40,000 times: means and (co)variances within five standard errors of the distribution's own."""
-    model = make(name)
-    with th.no_grad():
-        model.policy.action_net.bias.copy_(th.linspace(-1, 1.5, len(model.policy.action_net.bias)))
-        if name == "box":
-            model.policy.log_std.copy_(th.tensor([-1.0, 0.0, 0.5]))
-    actor = FastActor.of(model.policy)
-    assert actor is not None
-    n = 40_000
-    th.manual_seed(0)
-    actor.begin(n // 40, 40)
-    observation = np.full((40, 4), 0.3, dtype=np.float32)
-    actions = np.concatenate([actor.act(observation, step) for step in range(n // 40)])
-    assert model.action_space.contains(actions[0].astype(model.action_space.dtype)) or name == "box"
-    with th.no_grad():
-        distribution = model.policy.get_distribution(th.as_tensor(observation[:1])).distribution
-    if name == "box":
-        mean, std = distribution.mean.numpy()[0], distribution.stddev.numpy()[0]
-        assert (abs(actions.mean(0) - mean) < 5 * std / n**0.5).all()
-        assert (abs(actions.std(0) / std - 1) < 5 / (2 * n) ** 0.5).all()
-        assert (abs(np.corrcoef(actions.T) - np.eye(3)) < 5 / n**0.5).all()
-    elif name == "multi_binary":
-        probability = distribution.probs.numpy()[0]
-        assert (abs(actions.mean(0) - probability) < 5 * (probability * (1 - probability) / n) ** 0.5).all()
-        assert (abs(np.corrcoef(actions.T) - np.eye(3)) < 5 / n**0.5).all()
-    else:
-        columns = actions.reshape(n, -1).T
-        for column, part in zip(columns, [distribution] if name == "discrete" else distribution, strict=True):
-            probability = part.probs.numpy()[0]
-            frequency = np.bincount(column, minlength=len(probability)) / n
-            assert (abs(frequency - probability) < 5 * (probability * (1 - probability) / n) ** 0.5).all()
-
-
-def test_improbable_actions_are_not_drawn() -> None:
-    """A logit of -1000 has probability 0 in float32: no noise may be so large that it wins."""
-    model = make("discrete")
-    with th.no_grad():
-        model.policy.action_net.bias[0] = -1000.0
-    actor = FastActor.of(model.policy)
-    assert actor is not None
-    actor.begin(2000, 100)
-    assert np.isfinite(actor.noise).all()
-    observations = np.zeros((100, 4), dtype=np.float32)
-    assert min(actor.act(observations, step).min() for step in range(2000)) == 1
 
 
 def test_seeds_reproduce_the_training() -> None:
@@ -306,3 +186,143 @@ def test_subprocesses_and_real_environments() -> None:
     assert_same_buffers(fast.rollout_buffer, slow.rollout_buffer)
     assert isinstance(gym.make("Pendulum-v1"), gym.wrappers.TimeLimit)
     assert copy.copy(fast.rollout_buffer.rewards).max() <= 0
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_general_path_is_sb3s(name: str) -> None:
+    """To the bit, since it does the same."""
+    ours, theirs = make(name, sde_sample_freq=4), make(name, sde_sample_freq=4)
+    force_general_path(ours)
+    for model, how in ((ours, TRPO.collect_rollouts), (theirs, OnPolicyAlgorithm.collect_rollouts)):
+        th.manual_seed(1)
+        assert collect_with(model, how)
+    for field in ("observations", "actions", "rewards", "episode_starts", "values", "log_probs"):
+        np.testing.assert_array_equal(getattr(ours.rollout_buffer, field), getattr(theirs.rollout_buffer, field), field)
+    assert_same_buffers(ours.rollout_buffer, theirs.rollout_buffer)
+
+
+@pytest.mark.parametrize("general", [False, True])
+def test_gamma_of_the_buffer_is_written_where_it_follows_a_schedule_alone(general: bool) -> None:
+    scheduled, fixed = make(gamma=lambda remaining: 0.5), make(gamma=0.5)
+    for model in (scheduled, fixed):
+        if general:
+            force_general_path(model)
+        model.rollout_buffer.gamma = 0.25
+        collect(model)
+    assert scheduled.rollout_buffer.gamma == 0.5
+    assert fixed.rollout_buffer.gamma == 0.25, "SB3 leaves it alone"
+    # Truncated episodes are bootstrapped by the model's gamma, the advantages are discounted by the buffer's.
+    slow = make(gamma=0.5)
+    slow.rollout_buffer.gamma = 0.25
+    th.manual_seed(1)
+    collect_with(slow, OnPolicyAlgorithm.collect_rollouts)
+    again = make(gamma=0.5)
+    if general:
+        force_general_path(again)
+    again.rollout_buffer.gamma = 0.25
+    th.manual_seed(1)
+    collect_with(again, TRPO.collect_rollouts)
+    assert_same_buffers(again.rollout_buffer, slow.rollout_buffer)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_policy_that_a_callback_changes_acts_from_the_next_step_on(name: str) -> None:
+    def change(model: Any) -> None:
+        with th.no_grad():
+            model.policy.action_net.bias.add_(1.0)
+            model.policy.value_net.bias.fill_(3.0)
+
+    models = [make(name), make(name)]
+    for model, how in zip(models, (TRPO.collect_rollouts, OnPolicyAlgorithm.collect_rollouts), strict=True):
+        th.manual_seed(1)
+        assert collect_with(model, how, AtStep(10, change))
+    values = models[1].rollout_buffer.values
+    assert abs(values[:10].mean()) < 2 < values[10:].mean()
+    squashed = name == "gsde_squashed"
+    assert_same_buffers(models[0].rollout_buffer, models[1].rollout_buffer, log_prob_atol=0.2 if squashed else 1e-5)
+
+
+def test_policy_that_becomes_another_kind_in_a_rollout_takes_sb3s_way_from_there() -> None:
+    seen: list[int] = []
+
+    def hook(model: Any) -> None:
+        model.policy.action_net.register_forward_hook(lambda module, inputs, output: seen.append(len(output)) or 2 * output)
+
+    models = [make(), make()]
+    for model, how in zip(models, (TRPO.collect_rollouts, OnPolicyAlgorithm.collect_rollouts), strict=True):
+        th.manual_seed(1)
+        assert collect_with(model, how, AtStep(10, hook))
+        assert seen == [3] * 30
+        seen.clear()
+    assert_same_buffers(models[0].rollout_buffer, models[1].rollout_buffer)
+
+
+class Meddling(Mixed):
+    """Its third step changes the policy, where nobody looks for that."""
+
+    model: Any = None
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self.steps == 2 and self.model is not None:
+            self.model.policy.action_net.bias.data.fill_(9.0)
+        return super().step(action)
+
+
+def test_policy_that_is_changed_behind_ones_back_is_watched_from_then_on() -> None:
+    env = Meddling(OBSERVATION_SPACES["box"], ACTION_SPACES["box"])
+    model = TRPO("MlpPolicy", env, n_steps=32, batch_size=32, seed=0)
+    collect(model)
+    assert not model._is_policy_watched
+    env.model = model
+    collect(model)
+    assert model._is_policy_watched
+    model.policy.action_net.bias.data.zero_()
+    collect(model)
+    assert abs(model.rollout_buffer.actions[:2].mean()) < 4 < model.rollout_buffer.actions[4:].mean()
+
+
+class Failing(Mixed):
+    n_steps = 0
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.n_steps += 1
+        if self.n_steps == 8:
+            raise ZeroDivisionError
+        return super().step(action)
+
+
+def test_error_of_an_environment_leaves_the_models_parts_as_sb3_has_them() -> None:
+    model = TRPO("MlpPolicy", Failing(OBSERVATION_SPACES["box"], ACTION_SPACES["box"]), n_steps=32, batch_size=32, seed=0)
+    kinds = type(model.rollout_buffer), type(model.policy.action_dist)
+    with pytest.raises(ZeroDivisionError):
+        model.learn(32, Recorder())
+    assert (type(model.rollout_buffer), type(model.policy.action_dist)) == kinds
+    assert model.rollout_buffer.pos == 7
+    with th.no_grad():
+        observations = th.as_tensor(model.rollout_buffer.observations[:7, 0])
+        th.testing.assert_close(th.as_tensor(model.rollout_buffer.values[:7]), model.policy.predict_values(observations))
+
+
+@pytest.mark.parametrize("n_steps", [30, 40])
+def test_buffer_longer_than_the_rollout_is_filled_as_far(n_steps: int) -> None:
+    buffers = []
+    for how in (TRPO.collect_rollouts, OnPolicyAlgorithm.collect_rollouts):
+        model = make()
+        _, callback = model._setup_learn(120)
+        th.manual_seed(1)
+        assert how(model, model.env, callback, model.rollout_buffer, n_steps)
+        buffers.append(model.rollout_buffer)
+    assert buffers[0].pos == n_steps
+    assert_same_buffers(*buffers)
+
+
+def test_noise_of_many_environments_is_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers: how many are drawn at a time is a matter of memory alone."""
+    actions = []
+    for most in (2**20, 20):
+        monkeypatch.setattr(acting, "MOST_NOISE", most)
+        model = make()
+        th.manual_seed(1)
+        collect(model)
+        actions.append(model.rollout_buffer.actions.copy())
+    np.testing.assert_array_equal(*actions)

@@ -1,51 +1,24 @@
 """RL Zoo's real commands, in real processes, with this package's algorithm, settings, and files."""
 
 import inspect
-import os
 import pickle
 import shutil
-import subprocess
 import sys
 import zipfile
 from argparse import Namespace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import optuna
 import pytest
 import sb3_contrib
 import yaml
-from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from stable_baselines3 import SAC
 
 from sb3_trpo_plus import TRPO, zoo
 from sb3_trpo_plus.command_line import opt_in
 from sb3_trpo_plus.files.statistics import load_vec_normalize
-
-# `make` opts in for the environment that runs these tests; without the module that it wrote, each way must stand on its own.
-WITHOUT_OPT_IN = "import sys; sys.modules['custom_envs'] = None; from {} import main; main()"
-RL_ZOO = [sys.executable, "-c", WITHOUT_OPT_IN.format("rl_zoo3.cli")]
-OURSELVES = [sys.executable, "-c", WITHOUT_OPT_IN.format("sb3_trpo_plus.command_line.main")]
-REGISTERED = ["--gym-packages", "sb3_trpo_plus.zoo"]
-OURS = "TRPO of sb3_trpo_plus"
-
-
-def run(*command: Any, cwd: Path, fails: bool = False) -> str:
-    """Run a command as a user would, in a folder of its own, and return what it printed."""
-    environment = {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
-    outcome = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
-    assert (outcome.returncode != 0) == fails, outcome.stdout + outcome.stderr
-    return outcome.stdout + outcome.stderr
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A short training by our command line, with observations normalised, and what it printed."""
-    folder = tmp_path_factory.mktemp("trained")
-    arguments = ["--env", "MountainCarContinuous-v0", "-n", "4096", "--eval-freq", "2048", "--seed", "1", "-f", "logs"]
-    return folder, run(*OURSELVES, "train", *arguments, cwd=folder)
+from tests.command_line.commands import OURS, OURSELVES, REGISTERED, RL_ZOO, run
 
 
 def test_train_runs_our_algorithm_with_our_file(trained: tuple[Path, str]) -> None:
@@ -71,16 +44,6 @@ def test_training_goes_on_from_a_saved_agent(trained: tuple[Path, str]) -> None:
     arguments = ["--env", "MountainCarContinuous-v0", "-i", agent, "-n", "4096", "--eval-freq", "-1", "-f", "more"]
     printed = run(*OURSELVES, "train", *arguments, cwd=folder)
     assert "Loading saved VecNormalize stats" in printed
-
-
-def test_report_evaluates_and_draws(trained: tuple[Path, str]) -> None:
-    folder, _ = trained
-    printed = run(*OURSELVES, "report", "--env", "MountainCarContinuous-v0", "-n", "3", cwd=folder)
-    assert "over 3 episodes" in printed
-    picture = folder / "logs/trpo/MountainCarContinuous-v0_1/learning_curve.png"
-    assert str(picture.relative_to(folder)) in printed
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert picture.stat().st_size > 10_000
 
 
 def test_plots_of_rl_zoo_run(trained: tuple[Path, str]) -> None:
@@ -149,51 +112,11 @@ def test_strings_of_other_algorithms_are_left_alone(tmp_path: Path) -> None:
     assert SAC.load(tmp_path / "logs/sac/Pendulum-v1_1/Pendulum-v1.zip").ent_coef == "auto_0.1"
 
 
-def test_hyperparameter_search(tmp_path: Path) -> None:
-    arguments = ["--env", "CartPole-v1", "-n", "2000", "-optimize", "--n-trials", "2", "--n-startup-trials", "2"]
-    printed = run(*OURSELVES, "train", *arguments, "--no-optim-plots", "-f", "logs", cwd=tmp_path)
-    assert "Number of finished trials:  2" in printed
-    report = next((tmp_path / "logs/trpo").glob("report_*.csv")).read_text()
-    for argument in ("cg_damping", "cg_residual_tol", "fisher_sub_sampling_factor", "ent_coef", "target_kl"):
-        assert f"params_{argument}" in report
-
-
-def test_sampled_hyperparameters_are_constructor_arguments() -> None:
-    for algo, algorithm in zoo.ALGORITHMS.items():
-        study = optuna.create_study()
-        for _ in range(20):
-            trial = study.ask()
-            arguments = HYPERPARAMS_SAMPLER[algo](trial, 1, 2, {})
-            algorithm("MlpPolicy", "CartPole-v1", **arguments)
-            assert HYPERPARAMS_CONVERTER[algo](trial.params) == arguments
-
-
-def test_report_evaluates_in_the_environment_of_the_training(tmp_path: Path) -> None:
-    arguments = ["--env", "LunarLander-v3", "--env-kwargs", "continuous:True", "-n", "512", "--eval-freq", "-1", "-f", "logs"]
-    run(*OURSELVES, "train", *arguments, cwd=tmp_path)
-    assert "over 2 episodes" in run(*OURSELVES, "report", "--env", "LunarLander-v3", "-n", "2", cwd=tmp_path)
-
-
-def test_report_without_a_run_says_what_to_do(tmp_path: Path) -> None:
-    printed = run(*OURSELVES, "report", "--env", "CartPole-v1", cwd=tmp_path, fails=True)
-    assert "train first, with `sb3-trpo-plus train --algo trpo --env CartPole-v1" in printed
-    assert "Traceback" not in printed
-
-
 @pytest.mark.parametrize("first", ["rl_zoo3.exp_manager", "rl_zoo3.train"])
 def test_opt_in_registers_whatever_of_rl_zoo_is_imported_first(first: str, tmp_path: Path) -> None:
     (tmp_path / "custom_envs.py").write_text(opt_in.CONTENT)
     code = f"import {first}; from rl_zoo3 import ALGOS; print(ALGOS['trpo'].__module__)"
     assert "sb3_trpo_plus.algorithms.trpo" in run(sys.executable, "-c", code, cwd=tmp_path)
-
-
-def test_module_is_the_same_command(tmp_path: Path) -> None:
-    assert "usage: sb3-trpo-plus COMMAND" in run(sys.executable, "-m", "sb3_trpo_plus", "--help", cwd=tmp_path)
-
-
-def test_unknown_command_and_help(tmp_path: Path) -> None:
-    assert "there is no command 'trian'" in run(*OURSELVES, "trian", cwd=tmp_path, fails=True)
-    assert "usage: sb3-trpo-plus COMMAND" in run(*OURSELVES, cwd=tmp_path)
 
 
 def test_published_agent_is_enjoyed(zoo_agents: Path, tmp_path: Path) -> None:

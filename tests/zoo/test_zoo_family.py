@@ -22,10 +22,3 @@ def test_trains_goes_on_and_is_enjoyed(algo: str, tmp_path: Path) -> None:
     printed = run(*OURSELVES, "train", *arguments, "-n", "1000", "--eval-freq", "-1", "-i", saved, cwd=tmp_path)
     assert "Loading pretrained agent" in printed
     assert "Mean reward:" in run(*OURSELVES, "enjoy", *arguments, "--no-render", "-n", "600", cwd=tmp_path)
-
-
-@pytest.mark.parametrize("algo", ALGORITHMS)
-def test_hyperparameters_are_searched(algo: str, tmp_path: Path) -> None:
-    arguments = ["--algo", algo, "--env", "CartPole-v1", "-n", "1000", "-optimize", "--n-trials", "1", "--seed", "6"]
-    printed = run(*OURSELVES, "train", *arguments, "--no-optim-plots", "-f", "logs", cwd=tmp_path)
-    assert "Number of finished trials:  1" in printed
