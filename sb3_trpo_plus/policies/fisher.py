@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch as th
 from stable_baselines3.common.distributions import (
     DiagGaussianDistribution,
+    Distribution,
     StateDependentNoiseDistribution,
 )
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -41,6 +42,7 @@ from sb3_trpo_plus.trust_region.metric import OutputBlock
 from sb3_trpo_plus.trust_region.mlp import Mlp, MlpJacobian
 
 Outputs = Callable[[], list[th.Tensor]]
+T = TypeVar("T")
 # Samples of a chunk in the products of convolutional policies.
 CHUNK = 128
 
@@ -112,7 +114,10 @@ def kl_curvature(
     if blocks is None:
         with th.no_grad():
             constant = action_distribution(policy, observations)
-        return hessian_curvature(kl_divergence(constant, distribution), parameters, vector)
+        try:
+            return hessian_curvature(kl_divergence(constant, distribution), parameters, vector)
+        except NotTwiceDifferentiableError:
+            return _curvature_by_differences(policy, observations, constant, parameters, vector)
     push = _push(policy, partial(_outputs, policy, observations), parameters, blocks)
     return gauss_newton_curvature(blocks, parameters, vector, push)
 
@@ -136,7 +141,10 @@ def _product(policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Se
     if blocks is None:
         with th.no_grad():
             constant = action_distribution(policy, observations)
-        return hessian_fisher(kl_divergence(constant, distribution).mean(), parameters)
+        try:
+            return hessian_fisher(kl_divergence(constant, distribution).mean(), parameters)
+        except NotTwiceDifferentiableError:
+            return partial(_hessian_by_differences, policy, observations, constant, parameters)
     closed_form = _closed_form(policy, observations, parameters, blocks)
     if closed_form is not None:
         return closed_form
@@ -199,15 +207,62 @@ def _by_forward_mode(
 
 @th.no_grad()
 def _by_differences(outputs: Outputs, parameters: Sequence[th.Tensor], vector: th.Tensor) -> list[th.Tensor]:
-    """Central differences, at a distance that balances rounding against curvature: the cube root of the precision."""
+    """J v by central differences."""
+    ahead, behind, distance = _on_both_sides(parameters, vector, outputs)
+    return [(one - other) / (2 * distance) for one, other in zip(ahead, behind, strict=True)]
+
+
+def _hessian_by_differences(
+    policy: ActorCriticPolicy,
+    observations: PyTorchObs,
+    old: Distribution,
+    parameters: Sequence[th.Tensor],
+    vector: th.Tensor,
+) -> th.Tensor:
+    """The Hessian of the mean KL(old || new) times a vector, by central differences of the gradient."""
+
+    @th.enable_grad()
+    def gradient() -> th.Tensor:
+        kl = kl_divergence(old, action_distribution(policy, observations)).mean()
+        return flatten(th.autograd.grad(kl, parameters, allow_unused=True, materialize_grads=True))
+
+    ahead, behind, distance = _on_both_sides(parameters, vector, gradient)
+    return (ahead - behind) / (2 * distance)
+
+
+@th.no_grad()
+def _curvature_by_differences(
+    policy: ActorCriticPolicy,
+    observations: PyTorchObs,
+    old: Distribution,
+    parameters: Sequence[th.Tensor],
+    vector: th.Tensor,
+) -> th.Tensor:
+    """v' H_s v of each state, by differences of its KL(old || new), which has neither value nor slope where it begins."""
+
+    def kl() -> th.Tensor:
+        return kl_divergence(old, action_distribution(policy, observations))
+
+    ahead, behind, distance = _on_both_sides(parameters, vector, kl, order=4)
+    return (ahead + behind) / distance**2
+
+
+def _on_both_sides(
+    parameters: Sequence[th.Tensor], vector: th.Tensor, compute: Callable[[], T], order: int = 3
+) -> tuple[T, T, float]:
+    """
+    Something ahead of the present parameters and behind them, and the distance, as a factor of the vector.
+
+    :param order: the distance is this root of the precision, which balances rounding against curvature
+    """
     flat = flatten([parameter.detach() for parameter in parameters])
     norm = th.linalg.vector_norm(vector).item()
-    distance = th.finfo(flat.dtype).eps ** (1 / 3) * max(1.0, th.linalg.vector_norm(flat).item()) / (norm or 1.0)
+    distance = th.finfo(flat.dtype).eps ** (1 / order) * max(1.0, th.linalg.vector_norm(flat).item()) / (norm or 1.0)
     there = []
     for sign in (1, -1):
         with parameters_at(parameters, unflatten(flat + sign * distance * vector, parameters)):
-            there.append(outputs())
-    return [(ahead - behind) / (2 * distance) for ahead, behind in zip(*there, strict=True)]
+            there.append(compute())
+    return there[0], there[1], distance
 
 
 def _outputs(policy: ActorCriticPolicy, observations: PyTorchObs) -> list[th.Tensor]:

@@ -1,6 +1,8 @@
 """The bridge to SB3's policies: which parameters are the actor's, its KL, its Fisher matrix."""
 
+import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from torch import distributions as td
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from sb3_trpo_plus import TRPO
 from sb3_trpo_plus.policies.actor import actor_gradient
 from sb3_trpo_plus.policies.distributions import action_distribution, kl_divergence
-from sb3_trpo_plus.policies.fisher import fisher_vector_product
+from sb3_trpo_plus.policies.fisher import empirical_fisher_vector_product, fisher_vector_product, kl_curvature
 from sb3_trpo_plus.policies.observations import every
 from sb3_trpo_plus.policies.plain import plain_actor
 from sb3_trpo_plus.trust_region.fisher import hessian_fisher
@@ -236,18 +239,24 @@ def test_fisher_product_of_convolutions_is_the_hessian_of_sb3s_kl(
     policy = TRPO("MlpPolicy", env, n_steps=32, seed=0, **{**options, "policy_kwargs": policy_kwargs}).policy.double()
     observations = th.rand(13, 1, 6, 6, dtype=th.float64)
     names = {n for n, _ in policy.named_parameters()}
-    old, new = (action_distribution(policy, observations) for _ in range(2))
-    parameters, _ = actor_gradient(policy, kl_divergence(old, new).mean())
+    # The oracle needs second derivatives, which are the same function's.
+    twin = copy.deepcopy(policy)
+    for module in twin.modules():
+        if isinstance(module, ImageExtractor):
+            module.activation = th.tanh
     with th.no_grad():
-        old = action_distribution(policy, observations)
-    new = action_distribution(policy, observations)
-    hessian = hessian_fisher(sb3.kl_divergence(old, new).mean(), parameters)
+        old = action_distribution(twin, observations)
+    kl = sb3.kl_divergence(old, action_distribution(twin, observations)).mean()
+    hessian = hessian_fisher(kl, actor_gradient(twin, kl)[0])
+    parameters, _ = actor_gradient(policy, kl_divergence(old, action_distribution(policy, observations)).mean())
     product = fisher_vector_product(policy, observations, parameters)
+    # By finite differences where there is neither forward mode nor a second derivative.
+    rtol, atol = (1e-7, 1e-9) if activation is th.tanh else (1e-6, 1e-8)
     for _ in range(3):
         vector = th.randn(sum(p.numel() for p in parameters), dtype=th.float64)
         expected = hessian(vector)
         assert expected.abs().max() > 1e-4
-        th.testing.assert_close(product(vector), expected, rtol=1e-7, atol=1e-9)
+        th.testing.assert_close(product(vector), expected, rtol=rtol, atol=atol)
     assert {n for n, _ in policy.named_parameters()} == names
     assert all(isinstance(parameter, nn.Parameter) for parameter in policy.parameters())
 
@@ -275,3 +284,352 @@ def test_closed_form_of_plain_mlps_is_the_general_product(name: str) -> None:
 
 class FloatExtractor(FlattenExtractor):
     pass
+
+
+class OfSequences(BaseFeaturesExtractor):
+    """
+    Any network on observations of shape (3, 4), as sequences of 3 or as flat vectors, in the precision of its parameters.
+
+    :param make: the network, whose output is flattened
+    :param flat: whether it takes vectors of length 12
+    """
+
+    def __init__(self, observation_space: spaces.Box, make: Callable[[], nn.Module], flat: bool = False) -> None:
+        super().__init__(observation_space, 1)
+        self.network, self.flat = make(), flat
+        self._features_dim = self(th.zeros(1, 3, 4)).shape[1]
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        inputs = observations.flatten(1) if self.flat else observations
+        return self.network(inputs.to(next(self.network.parameters()).dtype)).flatten(1)
+
+
+class ConvLstm(nn.Module):
+    def __init__(self, conv: bool = True) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 3, 2) if conv else nn.Identity()
+        self.lstm = nn.LSTM(3 if conv else 4, 2, batch_first=True)
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        hidden = self.conv(inputs.transpose(1, 2)).transpose(1, 2) if isinstance(self.conv, nn.Conv1d) else inputs
+        return self.lstm(hidden)[0][:, -1]
+
+
+class Attention(nn.Module):
+    def __init__(self, need_weights: bool, conv: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 1) if conv else nn.Identity()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.need_weights = need_weights
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        hidden = self.conv(inputs.transpose(1, 2)).transpose(1, 2) if isinstance(self.conv, nn.Conv1d) else inputs
+        return self.attention(hidden, hidden, hidden, need_weights=self.need_weights)[0]
+
+
+class GridSample(nn.Module):
+    """Looks at the observation where a network of its own tells it to."""
+
+    def __init__(self, conv: bool = False) -> None:
+        super().__init__()
+        self.where = nn.Linear(12, 4)
+        self.conv = nn.Conv2d(1, 1, 1) if conv else nn.Identity()
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        grid = th.tanh(self.where(inputs.flatten(1))).view(-1, 2, 1, 2)
+        return nn.functional.grid_sample(self.conv(inputs[:, None]), grid, align_corners=True)
+
+
+class Once(th.autograd.Function):
+    """tanh whose backward must not be differentiated, as its author says."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: th.Tensor) -> th.Tensor:
+        ctx.save_for_backward(inputs)
+        return th.tanh(inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: th.Tensor) -> th.Tensor:
+        (inputs,) = ctx.saved_tensors
+        return gradient * (1 - th.tanh(inputs) ** 2)
+
+
+class ByNumpy(th.autograd.Function):
+    """tanh whose backward leaves torch, so that its second derivative seems to be 0."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: th.Tensor) -> th.Tensor:
+        ctx.save_for_backward(inputs)
+        return th.tanh(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: th.Tensor) -> th.Tensor:
+        (inputs,) = ctx.saved_tensors
+        return th.from_numpy(gradient.detach().numpy() * (1 - np.tanh(inputs.detach().numpy()) ** 2))
+
+
+class Applying(nn.Module):
+    def __init__(self, function: type[th.autograd.Function], conv: bool = False) -> None:
+        super().__init__()
+        self.function = function
+        self.first: nn.Module = nn.Conv1d(3, 2, 3) if conv else nn.Linear(4, 3)
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        return self.function.apply(self.first(inputs))
+
+
+def _compiled() -> nn.Module:
+    return th.compile(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), backend="eager")
+
+
+def _compiled_in_place() -> nn.Module:
+    module = nn.Sequential(nn.Conv1d(3, 2, 2), nn.Tanh())
+    module.compile(backend="eager")
+    return module
+
+
+def _transformer(dropout: float, conv: bool = False) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(4, 2, dim_feedforward=5, dropout=dropout, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    return nn.Sequential(nn.Conv1d(3, 3, 1), encoder) if conv else encoder
+
+
+def _linear(norm: Callable[[nn.Module], nn.Module], layer: Callable[..., nn.Module] = nn.Linear, *sizes: int) -> nn.Module:
+    return nn.Sequential(norm(layer(*(sizes or (4, 3)))), nn.Tanh())
+
+
+#: By name, and whether its Jacobian is found by finite differences
+MODULES: dict[str, tuple[Callable[[], nn.Module], bool]] = {
+    "conv": (lambda: nn.Sequential(nn.Conv1d(3, 2, 2), nn.Tanh(), nn.Conv1d(2, 2, 2)), False),
+    "conv and LSTM": (ConvLstm, False),
+    "LSTM": (lambda: ConvLstm(conv=False), False),
+    "attention with weights": (lambda: Attention(True), False),
+    "attention without weights": (lambda: Attention(False), False),
+    "conv and attention": (lambda: Attention(False, conv=True), False),
+    "transformer": (lambda: _transformer(0.0), False),
+    "transformer with dropout": (lambda: _transformer(0.3), False),
+    "conv and transformer": (lambda: _transformer(0.3, conv=True), False),
+    "old weight norm": (lambda: _linear(nn.utils.weight_norm), False),
+    "weight norm": (lambda: _linear(nn.utils.parametrizations.weight_norm), False),
+    "old weight norm of conv": (lambda: _linear(nn.utils.weight_norm, nn.Conv1d, 3, 2, 2), False),
+    "weight norm of conv": (lambda: _linear(nn.utils.parametrizations.weight_norm, nn.Conv1d, 3, 2, 2), False),
+    "old spectral norm": (lambda: _linear(nn.utils.spectral_norm), False),
+    "spectral norm": (lambda: _linear(nn.utils.parametrizations.spectral_norm), False),
+    "spectral norm of conv": (lambda: _linear(nn.utils.parametrizations.spectral_norm, nn.Conv1d, 3, 2, 2), False),
+    "batch norm": (lambda: nn.Sequential(nn.Conv1d(3, 2, 2), nn.BatchNorm1d(2), nn.Tanh()), False),
+    "compiled": (_compiled, False),
+    "compiled in place": (_compiled_in_place, False),
+    "grid_sample": (GridSample, True),
+    "conv and grid_sample": (lambda: GridSample(conv=True), True),
+    "function": (lambda: Applying(ReverseOnly), True),
+    "function after conv": (lambda: Applying(ReverseOnly, conv=True), True),
+    "once differentiable": (lambda: Applying(Once), True),
+    "once differentiable after conv": (lambda: Applying(Once, conv=True), True),
+    "by NumPy": (lambda: Applying(ByNumpy), True),
+    "by NumPy after conv": (lambda: Applying(ByNumpy, conv=True), True),
+}
+STATES = 6
+
+
+def policy_with(make_module: Callable[[], nn.Module], space: str = "box", double: bool = True) -> Any:
+    """In evaluation mode, as policies are updated."""
+    env = random_env(space, spaces.Box(-1.0, 1.0, (3, 4)))
+    extractor = {"features_extractor_class": OfSequences, "features_extractor_kwargs": {"make": make_module}}
+    th.manual_seed(0)
+    model = TRPO("MlpPolicy", env, n_steps=32, seed=0, policy_kwargs={**extractor, "net_arch": []})
+    policy = model.policy.double() if double else model.policy
+    with th.no_grad():
+        # At the beginning SB3's last layer is nearly 0, and so would be most of the matrix.
+        policy.action_net.weight.normal_()
+    policy.set_training_mode(False)
+    return policy
+
+
+def rows_of(output: th.Tensor, parameters: list[nn.Parameter]) -> th.Tensor:
+    """The Jacobian of each state's output, shape (states, outputs, parameters), by one backward pass a number."""
+    rows = [
+        nn.utils.parameters_to_vector(
+            th.autograd.grad(number, parameters, retain_graph=True, materialize_grads=True, allow_unused=True)
+        )
+        for number in output.reshape(-1)
+    ]
+    return th.stack(rows).view(len(output), -1, len(rows[0]))
+
+
+def explicit_matrices(policy: Any, observations: th.Tensor, parameters: list[nn.Parameter]) -> th.Tensor:
+    """J'MJ of each state, shape (states, parameters, parameters), with the metric of the textbooks."""
+    distribution = action_distribution(policy, observations).distribution
+    if isinstance(distribution, td.Normal):
+        weights = 1 / distribution.scale.detach() ** 2 / distribution.loc.shape[1]
+        of_loc, of_scale = rows_of(distribution.loc, parameters), rows_of(distribution.scale, parameters)
+        return th.einsum("soi,so,soj->sij", of_loc, weights, of_loc) + th.einsum(
+            "soi,so,soj->sij", of_scale, 2 * weights, of_scale
+        )
+    probs, of_logits = distribution.probs.detach(), rows_of(distribution.logits, parameters)
+    metric = th.diag_embed(probs) - probs[:, :, None] * probs[:, None, :]
+    return th.einsum("soi,sop,spj->sij", of_logits, metric, of_logits)
+
+
+def explicit_scores(policy: Any, observations: th.Tensor, actions: th.Tensor, parameters: list[nn.Parameter]) -> th.Tensor:
+    return rows_of(action_distribution(policy, observations).log_prob(actions)[:, None], parameters)[:, 0]
+
+
+def actor_of(policy: Any, observations: th.Tensor) -> list[nn.Parameter]:
+    distribution = action_distribution(policy, observations)
+    return actor_gradient(policy, distribution.log_prob(distribution.mode()).mean())[0]
+
+
+def taken(policy: Any, observations: th.Tensor) -> th.Tensor:
+    with th.no_grad():
+        return action_distribution(policy, observations).sample()
+
+
+def product_of_all(product: Callable[[th.Tensor], th.Tensor], vectors: th.Tensor) -> th.Tensor:
+    return th.stack([product(vector).clone() for vector in vectors])
+
+
+def assert_products_are_explicit(policy: Any, rtol: float, atol: float) -> None:
+    """Of all three: the Fisher matrix, the empirical one, and the curvature of each state."""
+    observations = th.randn(STATES, 3, 4)
+    parameters = actor_of(policy, observations)
+    matrices = explicit_matrices(policy, observations, parameters)
+    assert matrices.abs().amax() > 1e-2
+    actions = taken(policy, observations)
+    scores = explicit_scores(policy, observations, actions, parameters)
+    dimensions = 3 if isinstance(policy.action_space, spaces.Box) else 1
+    vectors = th.randn(5, matrices.shape[1], dtype=matrices.dtype)
+
+    found = product_of_all(fisher_vector_product(policy, observations, parameters), vectors)
+    th.testing.assert_close(found, vectors @ matrices.mean(0), rtol=rtol, atol=atol)
+
+    found = product_of_all(empirical_fisher_vector_product(policy, observations, actions, parameters), vectors)
+    th.testing.assert_close(found, vectors @ (scores.T @ scores) / STATES / dimensions, rtol=rtol, atol=atol)
+
+    for vector in vectors:
+        curvature = kl_curvature(policy, observations, parameters, vector)
+        expected = th.einsum("i,sij,j->s", vector, matrices, vector)
+        th.testing.assert_close(curvature, expected, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("space", ["box", "discrete"])
+@pytest.mark.parametrize("module", MODULES)
+def test_products_of_every_module_are_those_of_the_explicit_matrix(
+    module: str, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sb3_trpo_plus.policies.fisher.CHUNK", 4)
+    make_module, by_differences = MODULES[module]
+    assert_products_are_explicit(policy_with(make_module, space), *((1e-6, 1e-7) if by_differences else (1e-8, 1e-10)))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_products_of_every_module_in_single_precision(module: str) -> None:
+    make_module, by_differences = MODULES[module]
+    assert_products_are_explicit(policy_with(make_module, double=False), *((1e-3, 5e-3) if by_differences else (1e-4, 1e-4)))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_products_leave_the_policy_as_it_is(module: str) -> None:
+    """Its outputs, its parameters and their places, and whatever a layer keeps that is computed from them."""
+    policy = policy_with(MODULES[module][0])
+    observations = th.randn(STATES, 3, 4)
+    parameters = actor_of(policy, observations)
+    actions, named = taken(policy, observations), dict(policy.named_parameters())
+    state = {name: value.clone() for name, value in policy.state_dict().items()}
+    with th.no_grad():
+        before = action_distribution(policy, observations).log_prob(actions)
+    vector = th.randn(sum(p.numel() for p in parameters), dtype=th.float64)
+    fisher_vector_product(policy, observations, parameters)(vector)
+    empirical_fisher_vector_product(policy, observations, actions, parameters)(vector)
+    kl_curvature(policy, observations, parameters, vector)
+    assert all(parameter is named[name] for name, parameter in policy.named_parameters())
+    assert all(isinstance(parameter, nn.Parameter) and parameter.grad is None for parameter in parameters)
+    assert all(th.equal(value, state[name]) for name, value in policy.state_dict().items())
+    with th.no_grad():
+        assert th.equal(action_distribution(policy, observations).log_prob(actions), before)
+    assert actor_gradient(policy, action_distribution(policy, observations).log_prob(actions).mean())[1].abs().max() > 0
+
+
+@pytest.mark.parametrize("net_arch", [[], [5]])
+def test_products_of_gsde_whose_variance_is_learned(net_arch: list[int]) -> None:
+    extractor = {"features_extractor_class": DoubleExtractor, "net_arch": net_arch}
+    model = TRPO("MlpPolicy", random_env(), n_steps=32, seed=0, use_sde=True, policy_kwargs=extractor)
+    policy = model.policy.double()
+    policy.action_dist.learn_features = True
+    if net_arch:
+        assert any("policy_net" in n for n, p in policy.named_parameters() if any(p is q for q in actor_of(policy, th.randn(6, 4))))
+    observations = th.randn(STATES, 4)
+    parameters = actor_of(policy, observations)
+    matrices = explicit_matrices(policy, observations, parameters)
+    identity = th.eye(matrices.shape[1], dtype=th.float64)
+    found = product_of_all(fisher_vector_product(policy, observations, parameters), identity)
+    th.testing.assert_close(found, matrices.mean(0), rtol=1e-8, atol=1e-10)
+    actions = taken(policy, observations)
+    scores = explicit_scores(policy, observations, actions, parameters)
+    found = product_of_all(empirical_fisher_vector_product(policy, observations, actions, parameters), identity)
+    th.testing.assert_close(found, scores.T @ scores / STATES / 3, rtol=1e-8, atol=1e-10)
+    vector = th.randn(len(identity), dtype=th.float64)
+    expected = th.einsum("i,sij,j->s", vector, matrices, vector)
+    th.testing.assert_close(kl_curvature(policy, observations, parameters, vector), expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_empirical_product_of_every_sb3_distribution_is_the_second_moment_of_the_scores(name: str) -> None:
+    policy = make(name, policy_kwargs={"features_extractor_class": DoubleExtractor}).policy.double()
+    observations = th.randn(10, 4)
+    parameters = actor_of(policy, observations)
+    actions = taken(policy, observations)
+    scores = explicit_scores(policy, observations, actions, parameters)
+    dimensions = {"box": 3, "multi_binary": 3}.get(DISTRIBUTIONS[name][0], 1)
+    found = product_of_all(
+        empirical_fisher_vector_product(policy, observations, actions, parameters), th.eye(scores.shape[1], dtype=th.float64)
+    )
+    th.testing.assert_close(found, scores.T @ scores / 10 / dimensions, rtol=1e-7, atol=1e-9)
+
+
+class Failing(nn.Module):
+    """Runs out of memory once it has been told to."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.fails = inner, False
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        if self.fails:
+            raise RuntimeError("out of memory")
+        return self.inner(inputs)
+
+
+@pytest.mark.parametrize("module", ["conv", "conv and grid_sample", "grid_sample", "by NumPy", "function after conv"])
+def test_error_of_the_users_module_in_a_product_is_not_swallowed(module: str) -> None:
+    """Where it is passed through again: in forward mode, or by finite differences."""
+    policy = policy_with(lambda: Failing(MODULES[module][0]()))
+    observations = th.randn(STATES, 3, 4)
+    parameters = actor_of(policy, observations)
+    named, pointers = dict(policy.named_parameters()), [p.data_ptr() for p in parameters]
+    vector = th.ones(sum(p.numel() for p in parameters), dtype=th.float64)
+    product = fisher_vector_product(policy, observations, parameters)
+    for fails_from_the_start in (True, False):
+        policy.features_extractor.network.fails = fails_from_the_start
+        if not fails_from_the_start:
+            before = product(vector).clone()
+            policy.features_extractor.network.fails = True
+        with pytest.raises(RuntimeError, match="out of memory"):
+            product(vector)
+        assert all(parameter is named[name] for name, parameter in policy.named_parameters())
+        assert [p.data_ptr() for p in parameters] == pointers
+    policy.features_extractor.network.fails = False
+    th.testing.assert_close(product(vector), before)
+
+
+@pytest.mark.parametrize("module", ["conv", "attention with weights", "function", "by NumPy after conv"])
+@pytest.mark.parametrize("fisher", ["gauss_newton", "empirical"])
+def test_steps_with_every_way_to_the_jacobian_keep_to_the_trust_region(fisher: str, module: str) -> None:
+    env = random_env("box", spaces.Box(-1.0, 1.0, (3, 4)))
+    extractor = {"features_extractor_class": OfSequences, "features_extractor_kwargs": {"make": MODULES[module][0]}}
+    kwargs = {"n_steps": 128, "batch_size": 64, "n_critic_updates": 1, "seed": 0, "fisher": fisher, "cg_damping": 1e-3}
+    model = TRPO("MlpPolicy", env, policy_kwargs={**extractor, "net_arch": [4]}, **kwargs)
+    collect(model).train()
+    assert model.last_step is not None
+    assert model.last_step.accepted
+    assert 0.2 * model.target_kl < model.last_step.mean_kl <= model.target_kl
