@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sb3_trpo_plus.algorithms.npg import NPG
 from sb3_trpo_plus.algorithms.trpo import TRPO
 from sb3_trpo_plus.policies.actor import actor_gradient, parameters_at
-from sb3_trpo_plus.policies.distributions import action_distribution
+from sb3_trpo_plus.policies.distributions import action_distribution, distribution_put_back
 from sb3_trpo_plus.rollouts.sample import Sample
 from sb3_trpo_plus.trust_region.flat import unflatten
 
@@ -80,17 +80,18 @@ def _along(
     was_training = model.policy.training
     model.policy.set_training_mode(False)
     try:
-        distribution = action_distribution(model.policy, sample.observations)
-        parameters, _ = actor_gradient(model.policy, model._surrogate(distribution, sample))
-        changes = unflatten(direction, parameters)
-        start = [p.detach() - step_taken * change for p, change in zip(parameters, changes, strict=True)]
-        with th.no_grad(), parameters_at(parameters, start):
-            old = action_distribution(model.policy, sample.observations)
-        candidates = []
-        for size in sizes.tolist():
-            there = [p + size * change for p, change in zip(start, changes, strict=True)]
-            with parameters_at(parameters, there):
-                candidates.append(model._candidate(sample, old))
+        with distribution_put_back(model.policy):
+            distribution = action_distribution(model.policy, sample.observations)
+            parameters, _ = actor_gradient(model.policy, model._surrogate(distribution, sample))
+            changes = unflatten(direction, parameters)
+            start = [p.detach() - step_taken * change for p, change in zip(parameters, changes, strict=True)]
+            with th.no_grad(), parameters_at(parameters, start):
+                old = action_distribution(model.policy, sample.observations)
+            candidates = []
+            for size in sizes.tolist():
+                there = [p + size * change for p, change in zip(start, changes, strict=True)]
+                with parameters_at(parameters, there):
+                    candidates.append(model._candidate(sample, old))
     finally:
         model.policy.set_training_mode(was_training)
     surrogates, mean_kls, max_kls = np.array([(one.surrogate, one.mean_kl, one.max_kl) for one in candidates]).T

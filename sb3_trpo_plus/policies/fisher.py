@@ -25,7 +25,6 @@ from sb3_trpo_plus.policies.observations import select
 from sb3_trpo_plus.policies.plain import features, plain_actor
 from sb3_trpo_plus.trust_region.fisher import (
     FisherVectorProduct,
-    NotTwiceDifferentiableError,
     Push,
     empirical_fisher,
     gauss_newton_curvature,
@@ -114,11 +113,13 @@ def kl_curvature(
     if blocks is None:
         with th.no_grad():
             constant = action_distribution(policy, observations)
-        try:
-            return hessian_curvature(kl_divergence(constant, distribution), parameters, vector)
-        except NotTwiceDifferentiableError:
-            return _curvature_by_differences(policy, observations, constant, parameters, vector)
-    push = _push(policy, partial(_outputs, policy, observations), parameters, blocks)
+        kl = kl_divergence(constant, distribution)
+        return _first_that_works(
+            lambda: partial(hessian_curvature, kl, parameters),
+            lambda: partial(_curvature_by_differences, policy, observations, constant, parameters),
+        )(vector)
+    outputs = partial(_outputs, policy, _constant_latent(distribution), observations)
+    push = _push(policy, outputs, parameters, blocks)
     return gauss_newton_curvature(blocks, parameters, vector, push)
 
 
@@ -141,14 +142,16 @@ def _product(policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Se
     if blocks is None:
         with th.no_grad():
             constant = action_distribution(policy, observations)
-        try:
-            return hessian_fisher(kl_divergence(constant, distribution).mean(), parameters)
-        except NotTwiceDifferentiableError:
-            return partial(_hessian_by_differences, policy, observations, constant, parameters)
+        mean_kl = kl_divergence(constant, distribution).mean()
+        return _first_that_works(
+            lambda: hessian_fisher(mean_kl, parameters),
+            lambda: partial(_hessian_by_differences, policy, observations, constant, parameters),
+        )
     closed_form = _closed_form(policy, observations, parameters, blocks)
     if closed_form is not None:
         return closed_form
-    push = _push(policy, partial(_outputs, policy, observations), parameters, blocks)
+    outputs = partial(_outputs, policy, _constant_latent(distribution), observations)
+    push = _push(policy, outputs, parameters, blocks)
     return gauss_newton_fisher(blocks, parameters, push)
 
 
@@ -162,29 +165,38 @@ def _push(policy: ActorCriticPolicy, outputs: Outputs, parameters: Sequence[th.T
     :param outputs: computes them at the present parameters
     :param blocks: the same outputs with their graph
     """
-    chosen: Push | None = None
+    ways: list[Callable[[], Push]] = [
+        lambda: reverse_push(blocks, parameters),
+        lambda: partial(_by_differences, outputs, parameters),
+    ]
+    if _has_convolutions(policy):
+        ways.insert(0, lambda: partial(_by_forward_mode, policy, outputs, parameters))
+    return _first_that_works(*ways)
 
-    def in_reverse_or_by_differences() -> Push:
-        try:
-            return reverse_push(blocks, parameters)
-        except NotTwiceDifferentiableError:
-            return partial(_by_differences, outputs, parameters)
 
-    def push(vector: th.Tensor) -> Sequence[th.Tensor]:
-        nonlocal chosen
-        if chosen is None and _has_convolutions(policy):
+def _first_that_works(*ways: Callable[[], Callable[[th.Tensor], T]]) -> Callable[[th.Tensor], T]:
+    """
+    A function of a vector, by the first way for which torch has all derivatives.
+
+    :param ways: each makes the function. Those are left aside that raise NotImplementedError, as torch does where it lacks a
+        derivative, and nothing that is an error of the user's or of the memory
+    """
+    left = list(ways)
+    made: Callable[[th.Tensor], T] | None = None
+
+    def function(vector: th.Tensor) -> T:
+        nonlocal made
+        while True:
             try:
-                changes = _by_forward_mode(policy, outputs, parameters, vector)
+                made = made or left[0]()
+                return made(vector)
             except NotImplementedError:
-                # What forward mode raises, and nothing that is an error of the user's, or of the memory.
-                pass
-            else:
-                chosen = partial(_by_forward_mode, policy, outputs, parameters)
-                return changes
-        chosen = chosen or in_reverse_or_by_differences()
-        return chosen(vector)
+                if len(left) == 1:
+                    raise
+                made = None
+                left.pop(0)
 
-    return push
+    return function
 
 
 def _by_forward_mode(
@@ -265,8 +277,19 @@ def _on_both_sides(
     return there[0], there[1], distance
 
 
-def _outputs(policy: ActorCriticPolicy, observations: PyTorchObs) -> list[th.Tensor]:
-    return [block.output for block in blocks_of(action_distribution(policy, observations)) or []]
+def _outputs(policy: ActorCriticPolicy, latent_sde: th.Tensor | None, observations: PyTorchObs) -> list[th.Tensor]:
+    """:param latent_sde: what gSDE's standard deviations are made of, which are constant to autograd"""
+    distribution = action_distribution(policy, observations)
+    if latent_sde is not None:
+        mean = distribution.distribution.mean  # type: ignore[union-attr]  # gSDE's is one Normal
+        distribution = copy.copy(distribution).proba_distribution(mean, policy.log_std, latent_sde)
+    return [block.output for block in blocks_of(distribution) or []]
+
+
+def _constant_latent(distribution: Distribution) -> th.Tensor | None:
+    if isinstance(distribution, StateDependentNoiseDistribution) and not distribution.learn_features:
+        return distribution._latent_sde.detach()
+    return None
 
 
 @contextmanager

@@ -72,7 +72,7 @@ TELLING = {"trpo": "line_search_max_iter", "npg": "step_size", "vine": "n_rollou
 
 @pytest.mark.parametrize("loads", [TRPO, NPG, VineTRPO, PPOPenalty])
 @pytest.mark.parametrize("saved", TELLING)
-def test_file_of_another_member_is_refused(saved: str, loads: Any, tmp_path: Path) -> None:
+def test_file_is_opened_by_its_own_member_and_refused_by_the_others(saved: str, loads: Any, tmp_path: Path) -> None:
     make(saved).save(tmp_path / "model.zip")
     own = MEMBERS[saved][0]
     if loads is own:

@@ -22,7 +22,7 @@ def make(**kwargs: Any) -> TRPO:
     return collect(TRPO("MlpPolicy", random_env(), n_steps=96, batch_size=40, seed=0, **kwargs))
 
 
-def fit(model: TRPO, n_epochs: int = 3, batch_size: int = 40, flat: bool = True) -> float | None:
+def fit(model: TRPO, n_epochs: int = 3, batch_size: int = 40, flat: bool = True) -> fitting.CriticFit:
     """Fit the critic, on the flat vector or the ordinary way, by the same minibatches."""
     actor = [p for name, p in model.policy.named_parameters() if "value" not in name]
     next(model.rollout_buffer.get())
@@ -61,8 +61,9 @@ def test_flat_fit_is_that_of_modules_and_adam(activation: type[nn.Module]) -> No
     flat, ordinary = (make(policy_kwargs={"activation_fn": activation, "net_arch": [12, 12]}) for _ in range(2))
     assert is_flat(flat)
     for _ in range(2):  # the second fit goes on from the optimiser's state
-        loss, expected = fit(flat), fit(ordinary, flat=False)
-        assert loss == pytest.approx(expected, rel=1e-4)
+        found, expected = fit(flat), fit(ordinary, flat=False)
+        assert found.loss == pytest.approx(expected.loss, rel=1e-4)
+        assert found.stopped is expected.stopped is None
     assert_same_fit(flat, ordinary)
 
 
@@ -161,17 +162,55 @@ def test_buffer_that_nobody_has_drawn_from_yet() -> None:
         th.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+def spoil(model: TRPO, minibatch: int) -> None:
+    """Let this minibatch of the first pass have an infinite loss."""
+    order = np.random.RandomState(0).permutation(96)
+    next(model.rollout_buffer.get())
+    model.rollout_buffer.returns[order[40 * minibatch]] = 1e30
+
+
 def test_fit_that_breaks_off_keeps_what_was_done_before() -> None:
     """The third of its minibatches has an infinite loss."""
     model, expected = make(), make()
-    order = np.random.RandomState(0).permutation(96)
-    next(model.rollout_buffer.get())
-    model.rollout_buffer.returns[order[80]] = 1e30
-    with pytest.warns(UserWarning, match="critic's fit stopped early"):
-        fit(model, n_epochs=1)
-    next(expected.rollout_buffer.get())
-    expected.rollout_buffer.returns[order[80]] = 1e30
-    with pytest.warns(UserWarning, match="critic's fit stopped early"):
-        fit(expected, n_epochs=1, flat=False)
+    for one, flat in ((model, True), (expected, False)):
+        spoil(one, 2)
+        found = fit(one, n_epochs=1, flat=flat)
+        assert found.stopped is not None
+        assert "a minibatch has loss inf" in found.stopped
+        assert found.loss is not None
+        assert found.loss < 1e3, "the mean is of those before"
     assert_same_fit(model, expected)
     assert float(model.policy.optimizer.state[model.policy.value_net.bias]["step"]) == 2
+    assert all(parameter.grad is None for parameter in model.policy.parameters())
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_fit_whose_first_minibatch_is_broken_changes_nothing(flat: bool) -> None:
+    model = make()
+    fit(model, flat=flat)
+    before = copy.deepcopy(model.policy.state_dict()), copy.deepcopy(model.policy.optimizer.state_dict())
+    spoil(model, 0)
+    found = fit(model, flat=flat)
+    assert found.loss is None
+    assert found.stopped is not None
+    assert all(th.equal(value, before[0][name]) for name, value in model.policy.state_dict().items())
+    after = model.policy.optimizer.state_dict()["state"]
+    assert all(th.equal(value, before[1]["state"][i][name]) for i, of in after.items() for name, value in of.items())
+    critic = [p for name, p in model.policy.named_parameters() if "value" in name]
+    assert all(parameter.grad is None for parameter in critic), "an older minibatch's gradient is not this one's"
+
+
+@pytest.mark.parametrize(("n_epochs", "expected"), [(0, fitting.CriticFit(None))])
+def test_fit_without_a_step_says_so(n_epochs: int, expected: fitting.CriticFit) -> None:
+    assert fit(make(), n_epochs) == expected == fit(make(), n_epochs, flat=False)
+    model = make()
+    everything = list(model.policy.parameters())
+    assert fitting.fit_critic(model.policy, model.rollout_buffer, everything, 3, 40) == expected
+
+
+def test_broken_fit_is_a_warning_and_a_count() -> None:
+    model = make()
+    spoil(model, 0)
+    with pytest.warns(UserWarning, match="critic's fit stopped early: a minibatch has loss inf"):
+        model._fit_critic([p for name, p in model.policy.named_parameters() if "value" not in name])
+    assert model._skips.counts == {"critic_fit": 1}

@@ -16,13 +16,13 @@ import pytest
 import sb3_contrib
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common import utils
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_trpo_plus import TRPO, load_vec_normalize
+from sb3_trpo_plus import NPG, TRPO, PPOPenalty, VineTRPO, load_vec_normalize
 from tests.conftest import DISTRIBUTIONS, parameters_of, random_env
 
 OBSERVATIONS = np.random.default_rng(0).uniform(-2, 2, (50, 4)).astype(np.float32)
@@ -252,8 +252,14 @@ def test_zip_of_something_else_is_an_error_that_says_so(tmp_path: Path) -> None:
 
 def test_zip_of_another_algorithm_is_an_error_that_says_so(tmp_path: Path) -> None:
     PPO("MlpPolicy", "CartPole-v1").save(tmp_path / "ppo.zip")
-    with pytest.raises(ValueError, match=r"ppo\.zip' was saved by another algorithm.*clip_range as PPO's"):
+    words = r"ppo\.zip' was saved by another algorithm, PPO, TRPO can't load it: it has a clip_range$"
+    with pytest.raises(ValueError, match=words):
         TRPO.load(tmp_path / "ppo.zip")
+    A2C("MlpPolicy", "CartPole-v1").save(tmp_path / "a2c.zip")
+    for algorithm, told_by in ((TRPO, "line_search_max_iter"), (NPG, "step_size"), (VineTRPO, "n_rollout_states")):
+        words = rf"was saved by another algorithm, {algorithm.__name__} can't load it: it has no {told_by}$"
+        with pytest.raises(ValueError, match=words):
+            algorithm.load(tmp_path / "a2c.zip")
 
 
 class Forgotten(gym.Wrapper[Any, Any, Any, Any]):
@@ -314,3 +320,167 @@ def test_damaged_compressed_file_is_an_error_that_says_so(tmp_path: Path) -> Non
     (tmp_path / "small.zip").write_bytes(damaged)
     with pytest.raises(ValueError, match=r"small\.zip' is not a whole saved model"):
         TRPO.load(tmp_path / "small.zip")
+
+
+# Saved by the package when all its modules lay in one folder, with an NPG that was made from TRPO.
+DATA = Path(__file__).parent / "data"
+BEFORE_THE_ROOMS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "trpo": (TRPO, {"ent_coef": 0.001, "n_steps": 64, "num_timesteps": 128}),
+    "npg": (NPG, {"step_size": 0.1, "n_steps": 32, "num_timesteps": 64}),
+    "trpo_vine": (VineTRPO, {"n_rollout_states": 4, "rollout_length": 10, "n_steps": 32, "num_timesteps": 216}),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE_THE_ROOMS)
+def test_file_from_before_the_rooms_loads_acts_and_goes_on(name: str, tmp_path: Path) -> None:
+    algorithm, saved = BEFORE_THE_ROOMS[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = algorithm.load(DATA / f"{name}.zip", env=make_vec_env("CartPole-v1", 1, seed=0))
+    assert type(model) is algorithm
+    assert {attribute: getattr(model, attribute) for attribute in saved} == saved
+    assert model.policy_kwargs == {"net_arch": [8]}
+    assert model._n_updates == 2
+    if name == "trpo":
+        for schedule, ends in ((model.target_kl, (0.02, 0.01)), (model.gamma, (0.98, 0.99))):
+            assert type(schedule) is utils.LinearSchedule
+            assert (schedule(1.0), schedule(0.0)) == pytest.approx(ends)
+    with zipfile.ZipFile(DATA / f"{name}.zip") as archive:
+        weights = th.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+    assert all(th.equal(value, weights[key]) for key, value in model.policy.state_dict().items())
+    actions, _ = model.predict(OBSERVATIONS, deterministic=True)
+    assert set(actions) <= {0, 1}
+    with th.no_grad():
+        logits = model.policy.get_distribution(th.as_tensor(OBSERVATIONS)).distribution.logits
+    assert np.array_equal(actions, logits.argmax(dim=1).numpy())
+
+    before = parameters_of(model)
+    model.learn(64, reset_num_timesteps=False)
+    assert model.num_timesteps >= saved["num_timesteps"] + 64
+    assert any(not th.equal(value, before[key]) for key, value in parameters_of(model).items())
+    model.save(tmp_path / "again.zip")
+    assert same_predictions(algorithm.load(tmp_path / "again.zip"), model)
+
+
+@pytest.mark.parametrize(
+    ("name", "loads"),
+    [
+        (name, loads)
+        for name, (algorithm, _) in BEFORE_THE_ROOMS.items()
+        for loads in (TRPO, NPG, VineTRPO, PPOPenalty)
+        if loads is not algorithm
+    ],
+)
+def test_file_from_before_the_rooms_is_refused_by_the_others(name: str, loads: Any) -> None:
+    algorithm, _ = BEFORE_THE_ROOMS[name]
+    with pytest.raises(ValueError, match=f"another algorithm, {algorithm.__name__}, {loads.__name__} can't load it: it has a"):
+        loads.load(DATA / f"{name}.zip")
+
+
+def test_file_from_before_the_rooms_loads_in_sb3_contrib() -> None:
+    ours, theirs = (algorithm.load(DATA / "trpo.zip") for algorithm in (TRPO, sb3_contrib.TRPO))
+    assert same_predictions(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["box", "gsde"])
+def test_own_settings_survive_a_training_by_sb3_contrib(name: str, tmp_path: Path) -> None:
+    own = {
+        "cg_residual_tol": 0.2,
+        "fisher_sub_sampling_factor": 2,
+        "kl_constraint": "max",
+        "fisher": "empirical",
+        "ent_coef": 0.01,
+    }
+    make(name, **own).learn(64).save(tmp_path / "ours.zip")
+    theirs = sb3_contrib.TRPO.load(tmp_path / "ours.zip", env=random_env())
+    theirs.learn(64, reset_num_timesteps=False).save(tmp_path / "theirs.zip")
+    back = TRPO.load(tmp_path / "theirs.zip", env=random_env())
+    assert type(back) is TRPO
+    assert {attribute: getattr(back, attribute) for attribute in own} == own
+    assert same_predictions(back, theirs)
+    assert same_optimiser(back, theirs)
+    back.learn(64, reset_num_timesteps=False)
+    assert back.num_timesteps == 192
+
+
+class WithoutOptimiser(TRPO):
+    """Keeps less than others."""
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy"], []
+
+
+class WithTeacher(TRPO):
+    """Keeps more than others: a network and a tensor."""
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.teacher, self.scale = th.nn.Linear(4, 3), th.ones(1)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "teacher", "scale"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        return [*state_dicts, "teacher"], [*tensors, "scale"]
+
+
+def test_subclass_that_keeps_other_tensors_saves_and_loads(tmp_path: Path) -> None:
+    less = make(cls=WithoutOptimiser).learn(64)
+    less.save(tmp_path / "less.zip")
+    assert "policy.optimizer.pth" not in zipfile.ZipFile(tmp_path / "less.zip").namelist()
+    loaded = WithoutOptimiser.load(tmp_path / "less.zip", env=random_env())
+    assert same_predictions(less, loaded)
+    loaded.learn(64, reset_num_timesteps=False)
+
+    more = make(cls=WithTeacher).learn(64)
+    more.scale = th.full((1,), 7.0)
+    more.save(tmp_path / "more.zip")
+    loaded = WithTeacher.load(tmp_path / "more.zip", env=random_env())
+    assert same_predictions(more, loaded)
+    assert same_optimiser(more, loaded)
+    assert th.equal(loaded.teacher.weight, more.teacher.weight)
+    assert loaded.scale.item() == 7.0
+    loaded.learn(64, reset_num_timesteps=False)
+    whole = (tmp_path / "more.zip").read_bytes()
+    (tmp_path / "more.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"more\.zip' is not a whole saved model"):
+        WithTeacher.load(tmp_path / "more.zip")
+
+
+class MyTRPO(TRPO):
+    """As users write one."""
+
+    def __init__(self, policy: Any, env: Any, note: str = "mine", **kwargs: Any) -> None:
+        super().__init__(policy, env, **kwargs)
+        self.note = note
+
+
+class MyNPG(NPG):
+    """As users write one."""
+
+
+@pytest.mark.parametrize(
+    ("saver", "loader"),
+    [(TRPO, MyTRPO), (MyTRPO, TRPO), (MyTRPO, MyTRPO), (NPG, MyNPG), (MyNPG, NPG), (sb3_contrib.TRPO, MyTRPO)],
+)
+def test_subclass_of_the_user_opens_the_files_of_its_base_and_the_other_way_round(
+    saver: Any, loader: Any, tmp_path: Path
+) -> None:
+    model = make(cls=saver).learn(64)
+    model.save(tmp_path / "model.zip")
+    loaded = loader.load(tmp_path / "model.zip", env=random_env())
+    assert type(loaded) is loader
+    assert same_predictions(model, loaded)
+    assert same_optimiser(model, loaded)
+    if loader is MyTRPO:
+        assert loaded.note == "mine"
+    loaded.learn(64, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 128
+
+
+def test_subclass_of_the_user_is_named_where_it_refuses_a_file(tmp_path: Path) -> None:
+    make(cls=MyNPG).save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=r"another algorithm, NPG, MyTRPO can't load it: it has a step_size$"):
+        MyTRPO.load(tmp_path / "model.zip")
+    assert type(MyTRPO.load(DATA / "trpo.zip")) is MyTRPO

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rl_zoo3
 import sb3_contrib
 import yaml
 from stable_baselines3 import SAC
@@ -177,4 +178,4 @@ def test_zoo_commands_read_statistics_through_our_loader() -> None:
     assert list(inspect.signature(VecNormalize.load).parameters) == ["load_path", "venv"]
     zoo.register()
     assert sb3_contrib.TRPO is not TRPO
-    assert np.all([algorithm is zoo.ALGOS[name] for name, algorithm in zoo.ALGORITHMS.items()])
+    assert np.all([algorithm is rl_zoo3.ALGOS[name] for name, algorithm in zoo.ALGORITHMS.items()])

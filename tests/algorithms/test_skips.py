@@ -1,0 +1,92 @@
+"""Skipped updates: counted by cause, and warned of at the first, second, fourth, eighth ... in a row."""
+
+import warnings
+from typing import Any
+
+import pytest
+
+from sb3_trpo_plus import TRPO
+from sb3_trpo_plus.algorithms.skips import Skips
+from tests.conftest import collect, random_env
+
+
+def warned(skips: Skips, causes: list[str]) -> list[str]:
+    """The warnings of an update in which these are skipped."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        skips.begin_update()
+        for cause in causes:
+            skips.add(cause, f"{cause} was skipped")
+    return [str(warning.message) for warning in caught]
+
+
+def test_nothing_is_counted_at_first() -> None:
+    assert Skips().counts == {}
+
+
+def test_warnings_come_at_powers_of_two_in_a_row() -> None:
+    skips = Skips()
+    at = {n: warned(skips, ["step"]) for n in range(1, 34)}
+    assert {n for n, messages in at.items() if messages} == {1, 2, 4, 8, 16, 32}
+    assert at[1] == ["step was skipped"]
+    assert at[32] == ["step was skipped (32 times in a row)"]
+    assert skips.counts == {"step": 33}
+
+
+def test_row_ends_with_an_update_that_was_not_skipped() -> None:
+    skips = Skips()
+    assert [len(warned(skips, ["step"])) for _ in range(3)] == [1, 1, 0]
+    assert warned(skips, []) == []
+    assert warned(skips, ["step"]) == ["step was skipped"]
+    assert warned(skips, ["step"]) == ["step was skipped (2 times in a row)"]
+    assert skips.counts == {"step": 5}, "the count goes on"
+
+
+def test_causes_have_rows_of_their_own() -> None:
+    skips = Skips()
+    assert warned(skips, ["step", "fit"]) == ["step was skipped", "fit was skipped"]
+    assert warned(skips, ["fit"]) == ["fit was skipped (2 times in a row)"]
+    assert warned(skips, ["step", "fit"]) == ["step was skipped"]
+    assert warned(skips, ["fit"]) == ["fit was skipped (4 times in a row)"]
+    assert skips.counts == {"step": 2, "fit": 4}
+
+
+def test_cause_that_occurs_twice_in_an_update_is_counted_twice() -> None:
+    skips = Skips()
+    assert warned(skips, ["fit", "fit", "fit"]) == ["fit was skipped", "fit was skipped (2 times in a row)"]
+    assert skips.counts == {"fit": 3}
+
+
+def test_each_warning_is_shown_by_pythons_default_filter() -> None:
+    """It shows a text once at each place, and that of a row would be the same."""
+    skips = Skips()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(4):
+            skips.begin_update()
+            skips.add("step", "it was skipped")
+    assert len({str(warning.message) for warning in caught}) == len(caught) == 3
+
+
+def test_models_count_their_own_and_log_it() -> None:
+    models: list[Any] = [TRPO("MlpPolicy", random_env(), n_steps=32, batch_size=32, seed=0) for _ in range(2)]
+    for model in models:
+        collect(model)
+    models[0].rollout_buffer.advantages[:] = 1.0
+    with pytest.warns(UserWarning, match="all advantages of the rollout are equal"):
+        models[0].train()
+    models[1].train()
+    assert models[0]._skips.counts == {"equal_advantages": 1}
+    assert models[0].logger.name_to_value["train/skipped_equal_advantages"] == 1
+    assert models[1]._skips.counts == {}
+    assert not any(name.startswith("train/skipped") for name in models[1].logger.name_to_value)
+
+
+def test_counts_are_of_this_process_alone(tmp_path: Any) -> None:
+    model: Any = collect(TRPO("MlpPolicy", random_env(), n_steps=32, batch_size=32, seed=0))
+    model.rollout_buffer.advantages[:] = 1.0
+    with pytest.warns(UserWarning, match="are equal"):
+        model.train()
+    model.save(tmp_path / "model.zip")
+    loaded: Any = TRPO.load(tmp_path / "model.zip", env=random_env())
+    assert loaded._skips.counts == {}
