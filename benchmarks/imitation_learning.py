@@ -66,8 +66,8 @@ COMPARED = tuple(GENERATORS)[:3]
 OF_EACH_CLASS = tuple(name for name in GENERATORS if name != "stable_baselines3.PPO")
 # Environment, generators, number of seeds and steps.
 EXPERIMENTS: dict[str, tuple[str, tuple[str, ...], int, int]] = {
-    "GAIL": ("CartPole-v1", COMPARED, 5, 153_600),
-    "GAIL, untrained": ("CartPole-v1", COMPARED, 1, 51_200),
+    "GAIL": ("CartPole-v1", COMPARED, 5, 151_552),
+    "GAIL, untrained": ("CartPole-v1", COMPARED, 1, 49_152),
     "AIRL": ("CartPole-v1", OF_EACH_CLASS, 1, 102_400),
     "preferences": ("Pendulum-v1", OF_EACH_CLASS, 1, 102_400),
 }

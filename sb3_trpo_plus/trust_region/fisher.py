@@ -194,6 +194,7 @@ def mlp_fisher(blocks: Sequence[OutputBlock], jacobian: MlpJacobian, out: th.Ten
     return product
 
 
+@th.enable_grad()
 def hessian_fisher(mean_kl: th.Tensor, parameters: Sequence[th.Tensor]) -> FisherVectorProduct:
     """
     F v by differentiating the mean KL(old || new) twice: for families whose metric is not known in closed form.
@@ -211,6 +212,7 @@ def hessian_fisher(mean_kl: th.Tensor, parameters: Sequence[th.Tensor]) -> Fishe
     return lambda vector: _flat_gradient([gradient], parameters, [vector])
 
 
+@th.enable_grad()
 def hessian_curvature(kl: th.Tensor, parameters: Sequence[th.Tensor], vector: th.Tensor) -> th.Tensor:
     """
     v' H_s v of each state's KL(old || new), as :func:`gauss_newton_curvature`, for families whose metric is not known.

@@ -59,7 +59,10 @@ def assert_same(one: TRPO, other: TRPO, exact: bool) -> None:
         for name, value in state.items():
             th.testing.assert_close(value, states[1][index][name], rtol=10 * rtol, atol=atol)
     start = make().policy.state_dict()
-    assert any(value.shape == start[name].shape and not th.equal(value, start[name]) for name, value in one.policy.state_dict().items())
+    assert any(
+        value.shape == start[name].shape and not th.equal(value, start[name])
+        for name, value in one.policy.state_dict().items()
+    )
 
 
 def _raises(*args: Any, **kwargs: Any) -> None:

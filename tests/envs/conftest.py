@@ -5,10 +5,7 @@ from typing import Any
 
 import pytest
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import (
-    SubprocVecEnv,
-    VecEnv,
-)
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 
 @pytest.fixture

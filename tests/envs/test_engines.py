@@ -4,9 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from stable_baselines3.common.env_util import make_atari_env
-from stable_baselines3.common.vec_env import (
-    VecEnv,
-)
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_plus.states import (
     Restorable,

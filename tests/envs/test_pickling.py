@@ -6,10 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from sb3_trpo_plus.states import (
-    get_state,
-    set_state,
-)
+from sb3_trpo_plus.states import get_state, set_state
 from tests.conftest import ACTION_SPACES, RandomEnv
 from tests.envs.trajectories import SPACES, Env, actions_for, bits, make, play
 

@@ -10,17 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import (
-    VecEnv,
-)
+from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo_plus.states import (
-    Restorable,
-    check_restorable,
-    get_state,
-    get_vec_state,
-    set_state,
-)
+from sb3_trpo_plus.states import Restorable, check_restorable, get_state, get_vec_state, set_state
 from tests.envs.trajectories import ATARI, FAST, MUJOCO, Env, Walk, actions_for, bits, make, play, play_vec, vec_actions
 
 

@@ -22,10 +22,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-from sb3_trpo_plus.states import (
-    get_vec_state,
-    set_vec_state,
-)
+from sb3_trpo_plus.states import get_vec_state, set_vec_state
 from tests.conftest import ACTION_SPACES, RandomEnv
 
 Env = gym.Env[Any, Any]

@@ -239,7 +239,9 @@ BROKEN: dict[str, dict[str, Case]] = {
     HOOKED: {
         "forward": Case(lambda policy, stack: policy.action_net.register_forward_hook(_double_linear_output)),
         "forward pre": Case(lambda policy, stack: policy.value_net.register_forward_pre_hook(_double_linear_input)),
-        "backward": Case(lambda policy, stack: policy.mlp_extractor.policy_net[2].register_full_backward_hook(_halve_gradient)),
+        "backward": Case(
+            lambda policy, stack: policy.mlp_extractor.policy_net[2].register_full_backward_hook(_halve_gradient)
+        ),
         "backward pre": Case(
             lambda policy, stack: policy.mlp_extractor.value_net[2].register_full_backward_pre_hook(
                 lambda module, out: (out[0] / 2,)
@@ -249,7 +251,9 @@ BROKEN: dict[str, dict[str, Case]] = {
         "all forward pre": Case(_hook_all("register_module_forward_pre_hook", _double_linear_input)),
         "all backward": Case(_hook_all("register_module_full_backward_hook", _halve_gradient)),
         "all backward pre": Case(
-            _hook_all("register_module_full_backward_pre_hook", lambda module, out: tuple(g if g is None else g / 2 for g in out))
+            _hook_all(
+                "register_module_full_backward_pre_hook", lambda module, out: tuple(g if g is None else g / 2 for g in out)
+            )
         ),
         "old weight norm": Case(lambda policy, stack: nn.utils.weight_norm(policy.action_net)),
     },
@@ -458,7 +462,9 @@ def test_shared_between_actor_and_critic_is_neither_ones() -> None:
     assert_learns_as_sb3s_modules_do(Case(change))
 
 
-@pytest.mark.parametrize("part", [lambda policy: policy, lambda policy: policy.action_net, lambda policy: policy.mlp_extractor])
+@pytest.mark.parametrize(
+    "part", [lambda policy: policy, lambda policy: policy.action_net, lambda policy: policy.mlp_extractor]
+)
 def test_compiled_is_not_plain(part: Callable[[Any], nn.Module]) -> None:
     policy = policy_of()
     part(policy).compile(backend="eager")
@@ -500,7 +506,9 @@ def test_plain_policies_learn_as_sb3s_modules_do(name: str) -> None:
         # The log-probability of a squashed action takes its atanh, which makes rounding errors near 1 a million times larger.
         np.testing.assert_allclose(plain[0][key], array, rtol=1e-4, atol=0.2 if squashed and key == "log_probs" else 1e-5)
     for key, value in general[1].items():
-        th.testing.assert_close(plain[1][key], value, rtol=1e-2 if squashed else 1e-3, atol=1e-3 if squashed else 1e-5, msg=key)
+        th.testing.assert_close(
+            plain[1][key], value, rtol=1e-2 if squashed else 1e-3, atol=1e-3 if squashed else 1e-5, msg=key
+        )
 
 
 class Inplace(nn.ReLU):

@@ -1,4 +1,4 @@
-"""What the tests of rollouts share: models of every space, a callback that keeps what it sees, and SB3's loop with given actions."""
+"""What the tests of rollouts share: models of every space, callbacks, and SB3's own loop with given actions."""
 
 from collections.abc import Callable
 from typing import Any

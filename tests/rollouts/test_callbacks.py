@@ -113,7 +113,7 @@ def _missing(local: Any) -> Any:
 
 
 def _iterated(local: Any) -> Any:
-    return sorted(local), sorted(iter(local)), sorted(reversed(local)), sorted([*local])
+    return sorted(local), sorted(iter(local)), sorted([*reversed(local)]), sorted([*local])
 
 
 def _evaluated(local: Any) -> Any:
@@ -231,7 +231,9 @@ def test_settled_locals_know_their_source_no_more() -> None:
     assert "values" not in local
 
 
-@pytest.mark.parametrize("copied", [dict, copy.copy, copy.deepcopy, Locals.copy, lambda local: pickle.loads(pickle.dumps(local))])
+@pytest.mark.parametrize(
+    "copied", [dict, copy.copy, copy.deepcopy, Locals.copy, lambda local: pickle.loads(pickle.dumps(local))]
+)
 def test_copies_are_plain_dicts_of_their_step(copied: Callable[[Locals], Any]) -> None:
     local, _ = shown()
     twin = copied(local)

@@ -34,7 +34,9 @@ def test_observation_is_named_by_environment_and_place(value: float, word: str, 
     observations[1, 2:] = value
     observations[2, 0] = np.nan
     words = refusal(observations, policy)
-    assert words.startswith(f"Environment 1 gave an observation that is not finite {WHEN}: {word} at index 2, and 2 such numbers")
+    assert words.startswith(
+        f"Environment 1 gave an observation that is not finite {WHEN}: {word} at index 2, and 2 such numbers"
+    )
     assert "VecCheckNan" in words
 
 

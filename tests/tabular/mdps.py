@@ -4,9 +4,7 @@ import gymnasium as gym
 import numpy as np
 from hypothesis import strategies as st
 
-from sb3_trpo_plus.tabular import (
-    FiniteMDP,
-)
+from sb3_trpo_plus.tabular import FiniteMDP
 from sb3_trpo_plus.tabular.mdp import FloatArray
 
 TOY_TEXT = ("FrozenLake-v1", "CliffWalking-v1", "Taxi")

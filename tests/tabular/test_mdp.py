@@ -5,12 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from sb3_trpo_plus.tabular import (
-    FiniteMDP,
-    evaluate,
-    expected_return,
-    visitation,
-)
+from sb3_trpo_plus.tabular import FiniteMDP, evaluate, expected_return, visitation
 from tests.tabular.mdps import TOY_TEXT, discounted_powers, distributions, mdps, optimal_values, scale, toy_text
 
 

@@ -6,9 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from sb3_trpo_plus.tabular import (
-    kl_divergence,
-)
+from sb3_trpo_plus.tabular import kl_divergence
 from sb3_trpo_plus.tabular.mdp import FloatArray
 from sb3_trpo_plus.tabular.path import Path
 from tests.tabular.mdps import SEEDS, distributions

@@ -1,6 +1,7 @@
 """Fisher-vector products against explicit Fisher matrices, in float64."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch as th
@@ -8,14 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import distributions as td
 from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sb3_trpo_plus.trust_region.fisher import (
+    NotTwiceDifferentiableError,
     empirical_fisher,
     gauss_newton_curvature,
     gauss_newton_fisher,
     hessian_curvature,
     hessian_fisher,
     mlp_empirical_fisher,
+    reverse_push,
+    sum_of_products,
 )
 from sb3_trpo_plus.trust_region.metric import OutputBlock, kl_per_state, output_blocks
 from sb3_trpo_plus.trust_region.mlp import Mlp, MlpJacobian
@@ -229,3 +235,113 @@ def test_curvature_of_each_state_is_its_own_matrix_between_the_vector(
         old = policy(states)
     kls = [kl_per_state(one, other) for one, other in zip(old, policy(states), strict=True)]
     th.testing.assert_close(hessian_curvature(th.stack(kls).sum(0), parameters, vector), expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("head", HEADS)
+def test_push_is_the_jacobian_of_each_output(head: str, grad: bool) -> None:
+    """By one backward pass a number; conjugate gradients, which call it, switch gradients off."""
+    th.manual_seed(0)
+    policy = Policy(3, 4, 2, HEADS[head])
+    parameters = list(policy.parameters())
+    blocks = blocks_of(policy(th.randn(5, 3, dtype=th.float64)))
+    vector = th.randn(sum(parameter.numel() for parameter in parameters), dtype=th.float64)
+    with th.set_grad_enabled(grad):
+        changes = reverse_push(blocks, parameters)(vector)
+    for block, change in zip(blocks, changes, strict=True):
+        rows = [
+            nn.utils.parameters_to_vector(
+                th.autograd.grad(number, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+            )
+            for number in block.output.reshape(-1)
+            if number.requires_grad
+        ]
+        expected = th.stack(rows) @ vector if rows else th.zeros(block.output.numel(), dtype=th.float64)
+        th.testing.assert_close(change, expected.view(block.output.shape), rtol=1e-9, atol=1e-11)
+
+
+class Cube(th.autograd.Function):
+    """Its backward leaves autograd: of the second derivative nothing is left but a zero."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: th.Tensor) -> th.Tensor:
+        ctx.save_for_backward(inputs)
+        return inputs**3
+
+    @staticmethod
+    def backward(ctx: Any, gradient: th.Tensor) -> th.Tensor:
+        (inputs,) = ctx.saved_tensors
+        return 3 * inputs.detach() ** 2 * gradient.detach()
+
+
+class CubeOnce(Cube):
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: th.Tensor) -> th.Tensor:
+        return Cube.backward(ctx, gradient)
+
+
+def fused_attention(inputs: th.Tensor) -> th.Tensor:
+    """Torch's own kernel for it has a first derivative alone."""
+    heads = inputs[None, None].expand(1, 2, -1, -1)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return nn.functional.scaled_dot_product_attention(heads, heads, heads)[0, 0]
+
+
+@pytest.mark.parametrize("function", [Cube.apply, CubeOnce.apply, fused_attention])
+def test_what_can_not_be_differentiated_twice_is_refused(function: Callable[[th.Tensor], th.Tensor]) -> None:
+    """Torch itself would give a product, which is wrong."""
+    weight = th.randn(4, 4, dtype=th.float64, requires_grad=True)
+    hidden = th.randn(5, 4, dtype=th.float64) @ weight
+    distribution = td.Normal(function(hidden), 1.0)
+    blocks = output_blocks(distribution)
+    assert blocks is not None
+    with pytest.raises(NotTwiceDifferentiableError, match="can't be differentiated twice"):
+        reverse_push(blocks, [weight])
+    with pytest.raises(NotTwiceDifferentiableError):
+        gauss_newton_fisher(blocks, [weight])
+    with pytest.raises(NotTwiceDifferentiableError):
+        gauss_newton_curvature(blocks, [weight], th.ones(16, dtype=th.float64))
+    kl = kl_per_state(td.Normal(distribution.loc.detach(), 1.0), distribution)
+    with pytest.raises(NotTwiceDifferentiableError):
+        hessian_fisher(kl.mean(), [weight])
+    with pytest.raises(NotTwiceDifferentiableError):
+        hessian_curvature(kl, [weight], th.ones(16, dtype=th.float64))
+    with pytest.raises(NotTwiceDifferentiableError):
+        empirical_fisher(distribution.log_prob(distribution.loc.detach()).sum(1), [weight])
+
+
+def test_function_of_the_user_beside_the_parameters_does_not_matter() -> None:
+    """What is computed from observations alone is constant."""
+    weight = th.randn(4, 2, dtype=th.float64, requires_grad=True)
+    inputs = Cube.apply(th.randn(5, 4, dtype=th.float64))
+    blocks = output_blocks(td.Normal(inputs @ weight, 1.0))
+    assert blocks is not None
+    vector = th.randn(8, dtype=th.float64)
+    th.testing.assert_close(reverse_push(blocks, [weight])(vector)[0], inputs @ vector.view(4, 2))
+
+
+def test_push_may_be_given() -> None:
+    """J v may be found in another way; the way back stays autograd's."""
+    weight = th.randn(4, 2, dtype=th.float64, requires_grad=True)
+    inputs = th.randn(5, 4, dtype=th.float64)
+    blocks = (output_blocks(td.Normal(inputs @ weight, 2.0)) or [])[:1]
+    vectors = list[th.Tensor]()
+
+    def push(vector: th.Tensor) -> list[th.Tensor]:
+        vectors.append(vector)
+        return [inputs @ vector.view(4, 2)]
+
+    vector = th.randn(8, dtype=th.float64)
+    expected = (inputs.T @ inputs @ vector.view(4, 2) / 5 / 4 / 2).flatten()
+    th.testing.assert_close(gauss_newton_fisher(blocks, [weight], push)(vector), expected)
+    curvature = (inputs @ vector.view(4, 2)).pow(2).sum(1) / 4 / 2
+    th.testing.assert_close(gauss_newton_curvature(blocks, [weight], vector, push), curvature)
+    assert len(vectors) == 2
+
+
+def test_sum_of_products_is_weighted() -> None:
+    one, other = th.randn(3, 3), th.randn(3, 3)
+    vector = th.randn(3)
+    product = sum_of_products([lambda v: one @ v, lambda v: other @ v], [0.25, 0.75])
+    th.testing.assert_close(product(vector), (0.25 * one + 0.75 * other) @ vector)
