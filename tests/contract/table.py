@@ -19,6 +19,18 @@ results must be equal. Where sb3-contrib does not do what SB3's documentation sa
 This page is made by `python -m tests.contract.table`.
 """
 
+TAIL = """## Libraries that drive an SB3 algorithm
+
+[imitation](https://imitation.readthedocs.io)'s GAIL, AIRL and preference comparisons run with each member as the generator
+(`benchmarks/imitation_learning.py`, which installs imitation 1.0.1 into an environment of its own;
+its results are in `benchmarks/results/imitation.csv`, and `--table` prints them). GAIL on CartPole-v1, the same program with each of three generators:
+
+![GAIL's learning curve](images/imitation.png)
+
+What is not the same is in [the algorithm](algorithm.md): sb3-contrib's methods `_compute_actor_grad` and
+`hessian_vector_product`, which a subclass may override there, do not exist here.
+"""
+
 
 def modules() -> list[ModuleType]:
     """Those whose cases were made by ``contract``."""
@@ -54,7 +66,7 @@ def page() -> str:
             title, _, rest = in_one_line(module.__doc__).partition(":")
             lines += [f"## {title}", "", rest.strip().capitalize(), ""] if rest else [f"## {title}", ""]
             lines += ["| promise | sb3-contrib | left out |", "|---|---|---|", *map(row, found), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, TAIL])
 
 
 if __name__ == "__main__":
