@@ -1,5 +1,6 @@
 """Trust Region Policy Optimization: the natural policy gradient, and a line search that holds it to the trust region."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -16,6 +17,9 @@ from sb3_trpo_plus.rollouts.sample import Sample
 from sb3_trpo_plus.trust_region.fisher import FisherVectorProduct
 from sb3_trpo_plus.trust_region.line_search import Candidate
 from sb3_trpo_plus.trust_region.step import StepReport, StepSettings, trust_region_step
+
+# That a subclass may override there.
+METHODS_OF_CONTRIB = ("_compute_actor_grad", "hessian_vector_product")
 
 
 class TRPO(NPG):
@@ -82,6 +86,16 @@ class TRPO(NPG):
         "line_search_max_iter": COUNT,
         "kl_constraint": one_of("mean", "max"),
     }
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        ignored = [name for name in METHODS_OF_CONTRIB if name in vars(cls)]
+        if ignored:
+            warnings.warn(
+                f"{cls.__name__} has {' and '.join(ignored)}, which sb3_contrib.TRPO calls and this TRPO does not: its step is "
+                "made by functions of sb3_trpo_plus.trust_region, see docs/algorithm.md",
+                stacklevel=2,
+            )
 
     def __init__(
         self,

@@ -21,14 +21,14 @@ This page is made by `python -m tests.contract.table`.
 
 TAIL = """## Libraries that drive an SB3 algorithm
 
-[imitation](https://imitation.readthedocs.io)'s GAIL, AIRL and preference comparisons run with each member as the generator
-(`benchmarks/imitation_learning.py`, which installs imitation 1.0.1 into an environment of its own;
-its results are in `benchmarks/results/imitation.csv`, and `--table` prints them). GAIL on CartPole-v1, the same program with each of three generators:
+[imitation](https://imitation.readthedocs.io)'s GAIL, AIRL and preference comparisons run with each member as the generator.
+`benchmarks/imitation_learning.py` installs imitation 1.0.1 into an environment of its own; its results are in
+`benchmarks/results/imitation.csv`, and `--table` prints them. GAIL on CartPole-v1, the same program with three generators:
 
 ![GAIL's learning curve](images/imitation.png)
 
 What is not the same is in [the algorithm](algorithm.md): sb3-contrib's methods `_compute_actor_grad` and
-`hessian_vector_product`, which a subclass may override there, do not exist here.
+`hessian_vector_product`, which a subclass may override there, are not called here, and a subclass that has one is told so.
 """
 
 

@@ -162,3 +162,10 @@ def test_kl_is_of_the_old_policy_to_the_new_one() -> None:
     logged = ours.logger.name_to_value["train/kl_mean"]
     assert logged == pytest.approx(th.distributions.kl_divergence(old.distribution, new.distribution).mean().item(), rel=1e-4)
     assert logged != pytest.approx(th.distributions.kl_divergence(new.distribution, old.distribution).mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["_compute_actor_grad", "hessian_vector_product"])
+def test_overridden_methods_of_sb3_contrib_are_not_ignored_in_silence(name: str) -> None:
+    assert hasattr(sb3_contrib.TRPO, name)
+    with pytest.warns(UserWarning, match=f"Mine has {name}, which sb3_contrib.TRPO calls and this TRPO does not"):
+        type("Mine", (sb3_trpo_plus.TRPO,), {name: lambda self: None})
