@@ -92,8 +92,8 @@ class TRPO(NPG):
         ignored = [name for name in METHODS_OF_CONTRIB if name in vars(cls)]
         if ignored:
             warnings.warn(
-                f"{cls.__name__} has {' and '.join(ignored)}, which sb3_contrib.TRPO calls and this TRPO does not: its step is "
-                "made by functions of sb3_trpo_plus.trust_region, see docs/algorithm.md",
+                f"{cls.__name__} has {' and '.join(ignored)}, which sb3_contrib.TRPO calls and this TRPO does not: its step "
+                "is made by functions of sb3_trpo_plus.trust_region, see docs/algorithm.md",
                 stacklevel=2,
             )
 

@@ -106,6 +106,7 @@ def _fit_mlp(
     batch_size: int,
 ) -> CriticFit:
     losses, stopped = [], None
+    _forget_gradients(policy, network.parameters)
     regression = MlpRegression(network)
     for inputs, targets in _minibatches(policy, rollout_buffer, n_epochs, batch_size):
         loss = regression.loss(inputs, targets)

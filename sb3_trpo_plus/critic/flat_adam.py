@@ -2,6 +2,7 @@
 
 import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import torch as th
@@ -31,6 +32,16 @@ def has_fused_adam(device: th.device) -> bool:
     return all(math.isclose(one, other, rel_tol=1e-5) for one, other in zip(found, (0.5, 0.2, 0.004), strict=True))
 
 
+def _is_torchs(function: Any) -> bool:
+    """Whether a function and all that it wraps are of torch.optim, which wraps its own."""
+    folder = Path(optimizer_module.__file__).parent
+    while function is not None:
+        if Path(function.__code__.co_filename).parent != folder:
+            return False
+        function = getattr(function, "__wrapped__", None)
+    return True
+
+
 class FlatAdam:
     """
     The steps of a ``torch.optim.Adam``, on one flat vector instead of its parameters.
@@ -46,7 +57,7 @@ class FlatAdam:
         """
         if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1 or "step" in optimizer.__dict__:
             return None
-        if not has_fused_adam(parameters[0].device):
+        if not _is_torchs(th.optim.Adam.step) or not has_fused_adam(parameters[0].device):
             return None
         group, states = optimizer.param_groups[0], [optimizer.state.get(parameter, {}) for parameter in parameters]
         its_own = {id(parameter) for parameter in group["params"]}

@@ -39,9 +39,9 @@ def action_distribution(policy: ActorCriticPolicy, observations: PyTorchObs) -> 
 
 
 def refused_by_torch(error: Exception) -> bool:
-    """Whether it was raised by the check of a torch distribution's parameters, which has no exception of its own."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return frames[-1][0].f_globals.get("__name__") == "torch.distributions.distribution"
+    """Whether it was raised by a torch distribution's check of its parameters, or by its sampler: they have no exception."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("torch.distributions.")
 
 
 @contextmanager

@@ -102,7 +102,7 @@ class StepByStep:
                 raise
             refuse_to_act(observations, self.policy, _when(self.buffer))
         made: Array = actions.cpu().numpy()
-        if not np.isfinite(made).all():
+        if not (np.isfinite(made).all() and self.log_probs.isfinite().all()):
             refuse_to_act(observations, self.policy, _when(self.buffer))
         self.actions = made
         return made

@@ -17,6 +17,12 @@ WHEN = "before step 3 of the rollout"
 PATHS = ("fast", "watched", "general")
 
 
+@pytest.fixture(autouse=True)
+def torch_checks_its_distributions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another file's ``torch.compile`` has switched that off, where it ran in the same process before."""
+    monkeypatch.setattr(th.distributions.Distribution, "_validate_args", True)
+
+
 @pytest.fixture
 def policy() -> ActorCriticPolicy:
     return make().policy
@@ -173,11 +179,21 @@ def test_infinity_is_refused_at_its_step(value: float, activation: type[th.nn.Mo
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", ["box", "discrete", "multi_discrete", "multi_binary"])
-def test_outputs_that_overflow_are_refused_at_their_step(name: str, path: str) -> None:
+@pytest.mark.parametrize("torch_checks", [True, False])
+@pytest.mark.parametrize("outputs", ["inf", "nan"])
+@pytest.mark.parametrize("name", ACTION_SPACES)
+def test_outputs_that_overflow_are_refused_at_their_step(
+    name: str, outputs: str, torch_checks: bool, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not torch's distributions look at their parameters: its first ``compile`` ends that for the whole process."""
+    monkeypatch.setattr(th.distributions.Distribution, "_validate_args", torch_checks)
     model, env = broken_model(name, path, policy_kwargs={"activation_fn": th.nn.ReLU})
     with th.no_grad():
+        for layer in (*model.policy.mlp_extractor.policy_net[::2], model.policy.action_net):
+            layer.weight.abs_().add_(1e-3)
         model.policy.mlp_extractor.policy_net[0].weight.mul_(1e3)
+        if outputs == "nan":
+            model.policy.action_net.weight[:, 0].neg_()
     env.value = 3e38
     words = r"actions are not finite before step 8 of the rollout, while the observations are: its outputs overflow"
     assert_refused_and_as_it_was(model, env, path, words)
@@ -198,7 +214,7 @@ def test_parameter_that_becomes_nan_is_refused_before_the_first_step(path: str) 
 def test_nan_is_refused_where_torchs_distributions_look_at_nothing(
     name: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Users switch their checks off for speed."""
+    """Users switch their checks off for speed, and so does ``torch.compile``, for the whole process."""
     monkeypatch.setattr(th.distributions.Distribution, "_validate_args", False)
     model, env = broken_model(name, path)
     assert_refused_and_as_it_was(model, env, path, r"Environment 0 gave an observation .* before step 8 of the rollout: nan")
