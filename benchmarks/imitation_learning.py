@@ -66,7 +66,7 @@ COMPARED = tuple(GENERATORS)[:3]
 OF_EACH_CLASS = tuple(name for name in GENERATORS if name != "stable_baselines3.PPO")
 # Environment, generators, number of seeds and steps.
 EXPERIMENTS: dict[str, tuple[str, tuple[str, ...], int, int]] = {
-    "GAIL": ("CartPole-v1", COMPARED, 5, 151_552),
+    "GAIL": ("CartPole-v1", COMPARED, 10, 151_552),
     "GAIL, untrained": ("CartPole-v1", COMPARED, 1, 49_152),
     "AIRL": ("CartPole-v1", OF_EACH_CLASS, 1, 102_400),
     "preferences": ("Pendulum-v1", OF_EACH_CLASS, 1, 102_400),
@@ -310,6 +310,7 @@ def draw() -> None:
         ylabel="true return of an episode",
         ylim=(0, 1.04 * HORIZON),
     )
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(PICTURE, dpi=150)

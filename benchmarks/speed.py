@@ -290,7 +290,7 @@ def measure(name: str, threads: int, repeats: int, variants: dict[str, tuple[str
         for variant in variants:
             seconds[variant].append(ask(variant, "measure"))
         if is_learn:
-            bare.append(ask("ours", "bare"))
+            bare.append(ask(list(variants)[1], "bare"))
     rows = []
     for variant in variants:
         parts = ask(variant, "breakdown") if is_learn else {}
@@ -409,7 +409,7 @@ def against(revision: str, names: list[str], threads: int, repeats: int) -> None
     """learn() beside what it was at a revision of this repository, in one run."""
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(
-            ["git", "archive", "--format=tar", revision, "sb3_trpo_plus"], cwd=ROOT, check=True, capture_output=True
+            ["git", "archive", "--format=tar", revision, "sb3_trpo_plus"], cwd=ROOT.parent, check=True, capture_output=True
         )
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
             tar.extractall(folder, filter="data")

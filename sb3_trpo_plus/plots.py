@@ -1,4 +1,4 @@
-"""Pictures of what an algorithm did."""
+"""Plots of policy updates."""
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +18,18 @@ POINTS = 61
 
 def plot_trust_region(model: NPG) -> Figure:
     """
-    Draw the last policy update of a model along its search direction: the surrogate and the KL as they are, on the rollout of
-    that update, and as the step took them to be, linear and quadratic; the limit, and every step that was tried.
+    Draw the last policy update of a model along its search direction: the surrogate with its linear model, the KL with its
+    quadratic model and its limit, computed on the rollout of that update, and every step that was tried.
 
-    The model stays as it is.
+    The model is not changed.
 
     Source: Schulman et al., "Trust Region Policy Optimization", 2015, appendix C.
 
-    :param model: a TRPO, NPG or VineTRPO that has just been trained in this process
-    :return: a figure of two panels, to be saved with ``savefig`` or shown by a notebook
-    :raises TypeError: the model's updates have no search direction
-    :raises ValueError: the model has no update yet, its last one found no direction, or a new rollout has begun since
+    :param model: a TRPO, NPG or VineTRPO whose ``learn()`` has returned in this process
+    :return: a figure with two panels, which can be saved with ``savefig`` or shown in a notebook
+    :raises TypeError: the model is of another class, whose updates have no search direction
+    :raises ValueError: the model has made no update in this process, the last one found no search direction, or its rollout
+        has been overwritten
     """
     if not isinstance(model, NPG):
         raise TypeError(
@@ -76,7 +77,7 @@ def plot_trust_region(model: NPG) -> Figure:
 def _along(
     model: NPG, direction: th.Tensor, step_taken: float, sample: Sample, sizes: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Surrogate, mean and maximum KL at steps of these sizes from where the update began; NaN where there is no policy."""
+    """Surrogate, mean and maximum KL at steps of these sizes from the old policy; NaN where the outputs overflow."""
     was_training = model.policy.training
     model.policy.set_training_mode(False)
     try:

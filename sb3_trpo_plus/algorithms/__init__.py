@@ -1,1 +1,1 @@
-"""The algorithms that users name."""
+"""The algorithms: TRPO, NPG, VineTRPO and PPOPenalty."""

@@ -1,4 +1,4 @@
-"""What the algorithms of this package share: a policy improvement whose KL is controlled, then the critic's fit."""
+"""The base class of this package's algorithms: an update improves the policy, then fits the critic."""
 
 import io
 import math
@@ -31,16 +31,16 @@ from sb3_trpo_plus.rollouts.checks import first_not_finite
 from sb3_trpo_plus.rollouts.collection import FastRollouts
 from sb3_trpo_plus.rollouts.sample import Sample, normalized
 
-# A cause of a skipped policy update, in a word and in words.
+# A cause of a skipped policy update: suffix of its log key, and words for the warning.
 EQUAL_ADVANTAGES = ("equal_advantages", "all advantages of the rollout are equal")
 SelfKLControlled = TypeVar("SelfKLControlled", bound="KLControlled")
 
 
 class KLControlled(FastRollouts):
     """
-    An on-policy actor-critic whose updates of the policy control KL(old || new). Not to be used by itself.
+    An abstract on-policy actor-critic whose policy updates control KL(old || new).
 
-    A subclass gives ``_improve_policy``, and may bring a ``_sample`` and a ``_surrogate`` of its own.
+    A subclass implements ``_improve_policy``, and may override ``_sample`` and ``_surrogate``.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -48,7 +48,7 @@ class KLControlled(FastRollouts):
         "CnnPolicy": ActorCriticCnnPolicy,
         "MultiInputPolicy": MultiInputActorCriticPolicy,
     }
-    #: Attribute that the files of this algorithm have and those of no other member of the family
+    #: Attribute by which saved files of this algorithm are recognised, a key of ``files.models.TOLD_BY``
     _told_by: ClassVar[str]
     _ranges: ClassVar[dict[str, Range]] = {
         "n_steps": COUNT,
@@ -100,17 +100,18 @@ class KLControlled(FastRollouts):
     @property
     def kl_limit(self) -> float:
         """
-        ``target_kl`` at the present progress of the training, nats.
+        ``target_kl`` at the present progress of the training, in nats.
 
-        :raises ValueError: its schedule gives a number that is not finite, or below 0
+        :raises ValueError: its schedule returns a number that is not finite, or below 0
         """
         return self._at_present("target_kl")
 
     def _at_present(self, name: str) -> float:
         """
-        The value of an argument that may be a schedule.
+        The value, at the present progress of the training, of an argument that may be a schedule.
 
-        :raises ValueError: it is out of its range, or not finite
+        :param name: of the argument, a key of ``SCHEDULES``
+        :raises ValueError: the value is out of its range, or not finite
         """
         remaining = self._current_progress_remaining
         value = FloatSchedule(getattr(self, name))(remaining)
@@ -118,12 +119,12 @@ class KLControlled(FastRollouts):
         return value
 
     def _present_gamma(self) -> float:
-        """:raises ValueError: the schedule of ``gamma`` gives a number that is not from 0 to 1"""
+        """``gamma`` at the present progress of the training; raises ValueError if its schedule leaves [0, 1]."""
         return self._at_present("gamma")
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         prepared = super()._setup_learn(*args, **kwargs)
-        # SB3 does this after the first rollout only, whose schedules would go by the progress of the former training.
+        # SB3 does this only after the first rollout, for which schedules would use the progress of an earlier learn().
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         return prepared
 
@@ -131,10 +132,10 @@ class KLControlled(FastRollouts):
         """
         Improve the policy on the rollout, then fit the critic to its returns.
 
-        Both are left as they are, with a warning that names the cause, where their numbers are not finite.
+        Where numbers are not finite, the policy or the critic is left unchanged, with a warning that names the cause.
         """
         self._skips.begin_update()
-        # A rollout may end behind total_timesteps, the vine's by far; schedules know nothing below 0.
+        # A rollout may overshoot total_timesteps, VineTRPO's by far; schedules are not defined below 0.
         self._current_progress_remaining = max(0.0, self._current_progress_remaining)
         self.logger.record("train/target_kl", self.kl_limit)
         self.logger.record("train/ent_coef", self._at_present("ent_coef"))
@@ -150,6 +151,8 @@ class KLControlled(FastRollouts):
         with distribution_put_back(self.policy):
             with at_most_useful_threads(self._samples_per_pass * n_parameters // 2):
                 actor_parameters = self._improve_policy()
+            if hasattr(self.policy, "log_std"):
+                self.logger.record("train/std", self.policy.log_std.exp().mean().item())
             with at_most_useful_threads(self.batch_size * n_parameters // 2):
                 self._fit_critic(actor_parameters)
         self._n_updates += 1
@@ -160,12 +163,12 @@ class KLControlled(FastRollouts):
         """
         Update the policy on the rollout.
 
-        :return: the actor's parameters, moved or not
+        :return: the actor's parameters, also if the update was skipped
         """
         raise NotImplementedError
 
     def _first_not_finite(self) -> str | None:
-        """Words for the first part of the rollout that is not finite; None if the update can use all of it."""
+        """Name, for messages, of the first part of the rollout with NaN or infinite elements; None if there is none."""
         return first_not_finite(self.rollout_buffer)
 
     @property
@@ -174,21 +177,21 @@ class KLControlled(FastRollouts):
 
     @property
     def _samples_per_pass(self) -> int:
-        """Of a pass through the networks in the policy's update."""
+        """Batch size of a forward pass in the policy update, from which the number of threads follows."""
         return self.n_steps * self.n_envs // self.sub_sampling_factor
 
     def _skip(self, cause: str, sentence: str) -> None:
         """
-        Count an update that was skipped, warn, and log ``train/skipped_CAUSE``, the number of those so far.
+        Count a skipped update, warn, and log the count so far as ``train/skipped_CAUSE``.
 
-        :param cause: one word for the tag
+        :param cause: one word, the suffix of the log key
         :param sentence: what was skipped, and why
         """
         self._skips.add(cause, sentence)
         self._log_skips()
 
     def _skip_policy(self, cause: str, reason: str) -> None:
-        """Count an update of the policy alone that was skipped."""
+        """As :meth:`_skip`, for an update in which the policy is left as it was but the critic is fitted."""
         self._skip(cause, f"This policy update was skipped, the policy stays as it was: {reason}")
 
     def _log_skips(self) -> None:
@@ -196,7 +199,7 @@ class KLControlled(FastRollouts):
             self.logger.record(f"train/skipped_{cause}", count)
 
     def _sample(self) -> Sample:
-        """The part of the rollout that the policy's update uses."""
+        """The samples of the rollout that the policy update uses: every ``sub_sampling_factor``-th."""
         rollout = next(self.rollout_buffer.get(batch_size=None))
         k = self.sub_sampling_factor
         actions, raw_advantages = rollout.actions[::k], rollout.advantages[::k]
@@ -295,7 +298,7 @@ class KLControlled(FastRollouts):
         :raises ValueError: the file is damaged, was saved by another algorithm, or holds an object that can't be read
         """
         path = find(path)
-        # SB3 compares the stored policy_kwargs with those given, so the stored ones must be read all the same.
+        # SB3 compares given policy_kwargs with the stored ones, which must therefore be read in any case.
         replaced = {name: value for name, value in kwargs.items() if name != "policy_kwargs"} | (custom_objects or {})
         objects = read_objects(path, cls, cls._told_by, replaced)
         return super().load(path, env, device, objects, print_system_info, force_reset, **kwargs)

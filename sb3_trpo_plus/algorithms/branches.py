@@ -1,4 +1,4 @@
-"""Rollouts from saved states, with common random numbers among those of a state."""
+"""Rollouts from saved states, in which all branches of a state use common random numbers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,26 +17,25 @@ from sb3_trpo_plus.envs.vec_states import VecState, set_vec_state
 from sb3_trpo_plus.policies.distributions import components
 from sb3_trpo_plus.policies.plain import DISTRIBUTIONS
 from sb3_trpo_plus.rollouts.collection import within_bounds
-from sb3_trpo_plus.rollouts.fast_actor import FastActor
+from sb3_trpo_plus.rollouts.fast_actor import FastActor, Observations
 from sb3_trpo_plus.rollouts.frozen import FrozenPolicy
 from sb3_trpo_plus.rollouts.noise import noise_width, noisy_actions, standard_noise
 
 Array = npt.NDArray[Any]
-Observations = Array | dict[str, Array]
-# Rows of noise that are drawn at a time.
+# Steps of noise that are drawn at a time for a state.
 CHUNK = 32
-# Steps after which a branch without a limit is taken to have no end.
+# Steps after which a branch is taken to run forever, if rollout_length is None.
 ENDLESS = 100_000
 
 
 @dataclass
 class Cut:
     """
-    A branch that was cut off before its episode's natural end.
+    A branch that was cut off, by ``max_length`` or a time limit, before its episode terminated.
 
-    :param place: state and action
-    :param discount: of what would have come next
-    :param observation: the last one
+    :param place: indices of its state and its action
+    :param discount: factor of the value of ``observation`` in the branch's return: gamma^length
+    :param observation: the one after its last step
     """
 
     place: tuple[int, int]
@@ -62,19 +61,20 @@ def grow(
     on_step: Callable[[Array, list[dict[str, Any]]], bool],
 ) -> tuple[Array, list[Cut]] | None:
     """
-    Try actions in saved states, and go on with the policy until the episode ends or the branch is long enough.
+    Roll out branches: from each saved state, take each of its actions, and follow the policy from there until the episode ends
+    or ``max_length`` is reached.
 
-    All environments work at once, each on the next branch to be done. Those of one state share the policy's noise, step by
-    step; since random generators are part of a state, they share the environment's too.
+    An environment that has finished a branch begins the next one that is waiting. The k-th steps of all branches of a state
+    use the same policy noise, and, since random generators are part of a saved state, the same randomness of the environment.
 
-    :param env: is left in the state of the last steps
+    :param env: afterwards each environment is wherever its last branch left it
     :param states: to branch from
-    :param actions: to be tried there, shape (states, actions, ...), as the policy makes them
+    :param actions: first actions, before clipping or unscaling, shape (states, actions, ...)
     :param policy: is not changed
     :param gamma: discount factor
-    :param max_length: limit on a branch's steps; None: none
-    :param on_step: called with rewards and infos after each step of all environments; False ends it all
-    :return: discounted returns, shape (states, actions), float64, and the branches that were cut off; None if it was ended
+    :param max_length: limit on a branch's steps; None: until the episode ends
+    :param on_step: called with rewards and infos after each step of the vectorised environment; False stops everything
+    :return: discounted returns, shape (states, actions), float64, and the branches that were cut off; None if stopped
     :raises ValueError: a branch without a limit has not ended after 100,000 steps
     """
     n_states, n_actions = actions.shape[:2]
@@ -113,17 +113,17 @@ def grow(
                 cuts.append(Cut((branch.state, branch.action), branch.discount, last))
             if dones[index] or branch.length == max_length:
                 begin_next(index)
-        # Of the branches that begin now the action is given, and overwrites this one.
+        # For branches that begin now this action is overwritten above: the first one is given.
         chosen = actor.act(observations, noise.rows(running))
     return returns, cuts
 
 
 def observations_at(observations: Any, index: Any) -> Any:
     """
-    A copy of some of a batch of observations.
+    Copy some observations of a batch.
 
     :param observations: array or dict of arrays
-    :param index: as NumPy takes it
+    :param index: any NumPy index of the leading dimensions
     """
     if isinstance(observations, dict):
         return {key: np.array(value[index]) for key, value in observations.items()}
@@ -131,14 +131,14 @@ def observations_at(observations: Any, index: Any) -> Any:
 
 
 class _CommonNoise:
-    """Noise that the branches of a state share: one row a step, drawn when the first of them gets there."""
+    """The policy noise that all branches of a state share: one row per step, drawn when first needed."""
 
     def __init__(self, actor: "_Actor") -> None:
         self.actor = actor
         self.of_states: dict[int, Array] = {}
 
     def rows(self, branches: Sequence[_Branch | None]) -> Array:
-        """For the next step of each branch; zeros where there is none. Shape (environments, width)."""
+        """Noise for the next step of each branch, shape (environments, width); zeros for an environment without a branch."""
         rows = np.zeros((len(branches), self.actor.width), dtype=np.float32)
         for index, branch in enumerate(branches):
             if branch is None:
@@ -154,11 +154,11 @@ class _Actor:
     """
     The policy as a function of observations and noise.
 
-    gSDE's actions are drawn from its distribution in each state alone, without its correlation in time; those of families
-    that are not known have no common noise.
+    gSDE's actions are sampled independently at each step, without gSDE's correlation in time. Custom distributions sample
+    their actions themselves, without common noise.
 
-    :param policy: read now
-    :param n_envs: environments, which act together
+    :param policy: must not change afterwards
+    :param n_envs: number of environments
     """
 
     def __init__(self, policy: ActorCriticPolicy, n_envs: int) -> None:
@@ -166,7 +166,7 @@ class _Actor:
         self.is_known = type(self.distribution) in DISTRIBUTIONS
         frozen = None if isinstance(self.distribution, StateDependentNoiseDistribution) else FrozenPolicy.of(policy)
         self.fast = None if frozen is None else FastActor(frozen, n_envs)
-        #: Numbers of noise a step
+        #: Random numbers per action; 0 for custom distributions
         self.width = noise_width(self.distribution) if self.is_known else 0
 
     def draw(self, n: int) -> Array:
@@ -181,7 +181,7 @@ class _Actor:
         """
         :param observations: of all environments
         :param noise: shape (environments, width)
-        :return: actions as the policy makes them, shape (environments, ...)
+        :return: actions before clipping or unscaling, shape (environments, ...)
         """
         if self.fast is not None:
             return self.fast.act(observations, self.fast.scaled(noise))

@@ -30,10 +30,10 @@ from sb3_trpo_plus.trust_region.step import StepReport, StepSettings, natural_gr
 
 class NPG(KLControlled):
     """
-    Natural Policy Gradient (NPG): the direction (F + damping I)^-1 g, and a step along it that nothing checks.
+    Natural Policy Gradient (NPG): a step along (F + damping I)^-1 g, without a line search.
 
-    The step is the largest that the quadratic model of the mean KL allows, so the true KL may exceed ``target_kl``; or it has
-    a fixed size, as Kakade's. Only where the policy after it would not be finite are the parameters left as they were.
+    The step is the largest that the quadratic model of the mean KL allows, so the true KL may exceed ``target_kl``; or, as in
+    Kakade's paper, it has a fixed size. If the policy after it is not finite, the parameters are restored.
 
     Papers: Kakade, "A natural policy gradient", 2001; Schulman et al., https://arxiv.org/abs/1502.05477, section 7
 
@@ -53,9 +53,9 @@ class NPG(KLControlled):
     :param rollout_buffer_class: Rollout buffer class. ``None``: chosen by the observation space
     :param rollout_buffer_kwargs: Keyword arguments of the rollout buffer
     :param normalize_advantage: Whether to give the advantages of a rollout mean 0 and standard deviation 1
-    :param target_kl: The mean KL(old || new) that the quadratic model of a step stands at, in nats, positive. For Box and
-        MultiBinary actions the mean over the action's dimensions, as in :class:`~sb3_trpo_plus.TRPO`. Or a function of the
-        remaining progress (from 1 to 0), which may go down to 0, where the policy stays as it is
+    :param target_kl: The mean KL(old || new) of a step by its quadratic model, in nats, positive. For Box and MultiBinary
+        actions the mean over the action's dimensions, as in :class:`~sb3_trpo_plus.TRPO`. Or a function of the remaining
+        progress (from 1 to 0), which may go down to 0, where the policy stays as it is
     :param sub_sampling_factor: The whole policy update uses every k-th sample, k at least 1
     :param stats_window_size: Episodes that the logged success rate, episode length and reward are averaged over
     :param tensorboard_log: Folder of the TensorBoard logs; ``None``: no such logs
@@ -153,7 +153,7 @@ class NPG(KLControlled):
         self.fisher_sub_sampling_factor = fisher_sub_sampling_factor
         self.fisher = fisher
         self.log_improvement_bound = log_improvement_bound
-        # What the last policy update did, and how its sample was drawn, for plots.plot_trust_region; not saved with the model.
+        # Report of the last policy update, and the random state that its sample was drawn with, for plot_trust_region.
         self.last_step: StepReport | None = None
         self._drawn_from: RandomState | None = None
         if _init_setup_model:
@@ -161,7 +161,7 @@ class NPG(KLControlled):
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
         """As ``OnPolicyAlgorithm.collect_rollouts``."""
-        # The rollout of the last update is about to be overwritten.
+        # The last update's sample can't be drawn again once its rollout is overwritten.
         self._drawn_from = None
         return super().collect_rollouts(*args, **kwargs)
 
@@ -169,7 +169,7 @@ class NPG(KLControlled):
         """
         Take one natural-gradient step on the rollout, then fit the critic to its returns.
 
-        Both are left as they are, with a warning that names the cause, where their numbers are not finite.
+        Where numbers are not finite, the policy or the critic is left unchanged, with a warning that names the cause.
         """
         self.last_step = self._drawn_from = None
         super().train()
@@ -178,9 +178,9 @@ class NPG(KLControlled):
         """
         Take one step on the rollout.
 
-        :return: the actor's parameters, moved or not
+        :return: the actor's parameters, also if the step was not taken
         """
-        # The trust region is one around the policy that collected the data, which had no dropout.
+        # Evaluation mode, since the policy that collected the data had no dropout either.
         self.policy.set_training_mode(False)
         self._drawn_from = random_state()
         sample = self._sample()
@@ -201,9 +201,9 @@ class NPG(KLControlled):
 
     def _sample_of_last_step(self) -> Sample:
         """
-        The sample of the last update once more: to keep it would take the memory of a rollout.
+        Draw the sample of the last update again, which is not kept, as it takes as much memory as the rollout.
 
-        :raises ValueError: the rollout is gone
+        :raises ValueError: its rollout has been overwritten
         """
         if self._drawn_from is None:
             raise ValueError(
@@ -224,11 +224,11 @@ class NPG(KLControlled):
 
     @th.no_grad()
     def _candidate(self, sample: Sample, old: Distribution) -> Candidate:
-        """The policy at the present values of its parameters, beside the old one."""
+        """Surrogate and KL(old || new) at the present values of the parameters; NaN if they give no distribution."""
         try:
             new = action_distribution(self.policy, sample.observations)
         except NotADistributionError:
-            # Too long a step can make outputs overflow.
+            # After a too large step the outputs may overflow.
             return Candidate(math.nan, math.nan, math.nan)
         kl = kl_divergence(old, new)
         return Candidate(self._surrogate(new, sample).item(), kl.mean().item(), kl.max().item())
@@ -245,7 +245,7 @@ class NPG(KLControlled):
         return natural_gradient_step(actor_parameters, gradient, fisher, evaluate, surrogate_old, settings=self._settings())
 
     def _settings(self) -> StepSettings:
-        """Of the next step."""
+        """Settings of the next step, at the present progress of the training."""
         return StepSettings(
             max_kl=self.kl_limit,
             damping=self.cg_damping,
@@ -256,7 +256,7 @@ class NPG(KLControlled):
 
     @th.no_grad()
     def _improvement_lower_bound(self, sample: Sample, old: Distribution, report: StepReport) -> float:
-        """L(new) - L(old) - C max KL, with the largest advantage of the rollout for the theory's maximum over all."""
+        """L(new) - L(old) - C max KL, with maxima over the rollout in place of those over all states and actions."""
         gamma = self.rollout_buffer.gamma
         if gamma == 1:
             return -math.inf
@@ -264,7 +264,7 @@ class NPG(KLControlled):
         gain, before = (sample.expected_advantage(one, sample.raw_advantages).item() for one in (new, old))
         epsilon = sample.raw_advantages.abs().max().item()
         max_kl = averaged_dimensions(old) * report.max_kl
-        # The theory's sums over states are of discounted visits, of which there are 1 / (1 - gamma).
+        # The paper sums over discounted visits, whose weights add up to 1 / (1 - gamma); here L is a mean.
         return (gain - before) / (1 - gamma) - 4 * epsilon * gamma / (1 - gamma) ** 2 * max_kl
 
     def _log_step(self, report: StepReport) -> None:
@@ -277,13 +277,11 @@ class NPG(KLControlled):
         self.logger.record("train/cg_iterations", report.cg_iterations)
         self.logger.record("train/cg_residual", report.cg_relative_residual)
         self.logger.record("train/gradient_norm", report.gradient_norm)
-        if hasattr(self.policy, "log_std"):
-            self.logger.record("train/std", self.policy.log_std.exp().mean().item())
         if report.tried and not report.accepted:
             self._log_refusal(report)
 
     def _log_refusal(self, report: StepReport) -> None:
-        """Log that the step was tried and not taken."""
+        """Count and warn of a step that was tried and not accepted."""
         self._skip_policy("policy_not_finite", report.reason)
 
     def _check_hyperparameters(self) -> None:

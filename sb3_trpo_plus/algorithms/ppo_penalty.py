@@ -1,4 +1,4 @@
-"""Proximal policy optimisation with a penalty on the KL, in the place of the clipped ratio that SB3 has."""
+"""Proximal policy optimisation with a penalty on the KL instead of the clipped ratio of SB3's PPO."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ from sb3_trpo_plus.policies.actor import actor_gradient, parameters_at
 from sb3_trpo_plus.policies.distributions import NotADistributionError, action_distribution, kl_divergence
 from sb3_trpo_plus.rollouts.sample import Sample
 
-# Of the adaptive penalty: it is changed where the KL is this factor off its target, and stays within what floats can double.
+# The adaptive penalty is changed if the KL is off its target by more than this factor, and kept within these limits.
 TOLERANCE = 1.5
 SMALLEST, LARGEST = 1e-6, 1e6
 
@@ -145,20 +145,20 @@ class PPOPenalty(KLControlled):
 
     def _improve_policy(self) -> list[th.nn.Parameter]:
         """
-        Ascend the penalised surrogate on minibatches of the rollout, and steer the penalty.
+        Ascend the penalised surrogate on minibatches of the rollout, and adjust the penalty's coefficient.
 
-        An update that fails or is interrupted is taken back, with the optimiser's state and the penalty.
+        If the update fails or is interrupted, parameters, optimiser state and coefficient are restored.
 
-        :return: the actor's parameters, moved or not
+        :return: the actor's parameters, also if the update was skipped
         """
-        # The KL is one from the policy that collected the data, which had no dropout.
+        # Evaluation mode, since the policy that collected the data had no dropout either.
         self.policy.set_training_mode(False)
         sample = self._sample()
         start = action_distribution(self.policy, sample.observations)
         self.logger.record("train/entropy", sample.entropy(start).item())
         actor_parameters, gradient = actor_gradient(self.policy, self._surrogate(start, sample))
         if not gradient.any():
-            # Adam's momentum would move the policy all the same.
+            # Even with a zero gradient, Adam's momentum would move the policy.
             self._skip_policy(*EQUAL_ADVANTAGES)
             return actor_parameters
         old_parameters = [parameter.detach().clone() for parameter in actor_parameters]
@@ -188,7 +188,7 @@ class PPOPenalty(KLControlled):
     def _moved(
         self, sample: Sample, actor_parameters: list[th.nn.Parameter], old_parameters: list[th.Tensor]
     ) -> tuple[Distribution, th.Tensor]:
-        """The present policy and KL(old || new) in the sample's states."""
+        """The action distribution at the present parameters, and KL(old || new) in the sample's states, shape (states,)."""
         with parameters_at(actor_parameters, old_parameters):
             old = action_distribution(self.policy, sample.observations)
         new = action_distribution(self.policy, sample.observations)
@@ -199,9 +199,9 @@ class PPOPenalty(KLControlled):
 
     def _one_pass(self, sample: Sample, actor_parameters: list[th.nn.Parameter], old_parameters: list[th.Tensor]) -> None:
         """
-        Gradient steps on each minibatch.
+        Take a gradient step on each minibatch of one pass over the sample.
 
-        :raises NotADistributionError: at the first minibatch whose numbers are not finite, before its step
+        :raises NotADistributionError: the loss or the gradient of a minibatch is not finite; its step is not taken
         """
         order = th.randperm(len(sample.old_log_prob), device=self.device)
         for index in th.split(order, self.batch_size):
@@ -232,8 +232,6 @@ class PPOPenalty(KLControlled):
         self.logger.record("train/kl_mean", kl.mean().item())
         self.logger.record("train/kl_max", kl.max().item())
         self.logger.record("train/penalty_coef", self.penalty_coef)
-        if hasattr(self.policy, "log_std"):
-            self.logger.record("train/std", self.policy.log_std.exp().mean().item())
 
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()
@@ -243,12 +241,12 @@ class PPOPenalty(KLControlled):
 
 def adapted(coefficient: float, kl: float, target_kl: float) -> float:
     """
-    The penalty's coefficient for the next rollout.
+    The adaptive penalty's coefficient for the next rollout.
 
     Source: Schulman et al., "Proximal Policy Optimization Algorithms", 2017, section 4.
 
-    :param coefficient: of this rollout, positive
-    :param kl: mean KL(old || new) after its update, nats
+    :param coefficient: for this rollout, positive
+    :param kl: mean KL(old || new) after this rollout's update, nats
     :param target_kl: nats, positive
     :return: doubled, halved or the same, within 1e-6 and 1e6
     """

@@ -1,4 +1,4 @@
-"""How many threads a computation is worth."""
+"""A limit on torch's threads, by the size of a computation."""
 
 import threading
 from collections.abc import Iterator
@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 import torch as th
 
-# Below this many multiplications a thread takes longer to wake than it saves.
+# Multiplications that a thread must take over to save more time than waking it costs.
 PER_THREAD = 2**21
 _lock = threading.Lock()
-# How many compute with a lowered number now, and what it was before the first of them.
+# How many threads of Python are within at_most_useful_threads, and torch's number of threads before the first entered.
 _n_lowered = 0
 _before = 0
 
@@ -17,17 +17,16 @@ _before = 0
 @contextmanager
 def at_most_useful_threads(multiplications: int) -> Iterator[None]:
     """
-    Let torch use no more threads than the work has use for, and afterwards as many as before.
+    Limit torch's threads within a ``with`` block to the number that pays off. It is never raised, and restored at the end.
 
-    Minibatches of small networks are slowed down by the threads that torch would take on a processor of many cores. The
-    number is only ever lowered.
+    On processors with many cores torch's default slows down minibatches of small networks.
 
     :param multiplications: of one pass through the network, at least 0
     """
     global _n_lowered, _before
     with _lock:
         if _n_lowered == 0:
-            # Later a thread of Python's that is new would find the number that another has lowered.
+            # A Python thread that enters later would read the number that the first one has lowered.
             _before = th.get_num_threads()
         _n_lowered += 1
         before = _before

@@ -1,4 +1,4 @@
-"""Trust Region Policy Optimization: the natural policy gradient, and a line search that holds it to the trust region."""
+"""Trust Region Policy Optimization: the natural policy gradient with a line search that enforces the trust region."""
 
 import warnings
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from sb3_trpo_plus.trust_region.fisher import FisherVectorProduct
 from sb3_trpo_plus.trust_region.line_search import Candidate
 from sb3_trpo_plus.trust_region.step import StepReport, StepSettings, trust_region_step
 
-# That a subclass may override there.
+# Methods that a subclass of sb3_contrib.TRPO may override, and that are never called here.
 METHODS_OF_CONTRIB = ("_compute_actor_grad", "hessian_vector_product")
 
 
@@ -207,7 +207,7 @@ class TRPO(NPG):
         self.logger.debug(f"Line search: {report.reason}")
 
     def _log_refusal(self, report: StepReport) -> None:
-        """That no step is accepted is a matter of course now and then: a number, and no warning."""
+        """No warning: a failed line search is normal now and then, and logged as ``train/is_line_search_success``."""
 
     def _skip(self, cause: str, sentence: str) -> None:
         super()._skip(cause, sentence)
@@ -215,5 +215,5 @@ class TRPO(NPG):
             self.logger.record("train/is_line_search_success", 0.0)
 
     def _excluded_save_params(self) -> list[str]:
-        # NPG's own argument, by which its files are told from these.
+        # By this argument of NPG's, which is always None here, files of NPG are recognised.
         return [*super()._excluded_save_params(), "step_size"]

@@ -1,4 +1,4 @@
-"""TRPO with the vine procedure: several actions, each with rollouts of its own, from the same states."""
+"""TRPO with the vine procedure: from the same states, several actions are tried, each followed by a rollout of its own."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,7 +26,7 @@ from sb3_trpo_plus.rollouts.sample import Sample, normalized
 
 Array = npt.NDArray[Any]
 
-# Spaces with more actions are sampled from, SAMPLED actions a state, unless n_actions says otherwise.
+# Unless n_actions is given: Discrete spaces of up to FEW_ACTIONS are tried as a whole, of others SAMPLED actions per state.
 FEW_ACTIONS = 8
 SAMPLED = 4
 
@@ -34,20 +34,20 @@ SAMPLED = 4
 @dataclass(frozen=True)
 class VineSample(Sample):
     """
-    A rollout set. What :class:`~sb3_trpo_plus.rollouts.sample.Sample` has is of the actions that led on from its states.
+    The states branched from (the rollout set) and their branches. ``actions`` and ``old_log_prob`` are those of the trunk.
 
     :param branches: the actions tried in each state, shape (states, actions, ...)
-    :param log_proposal: logarithm of the probability that each was drawn with, shape (states, actions); None where they are
-        all the actions that there are
-    :param advantages: of the branches, shape (states, actions), normalised if that is asked for
-    :param raw_advantages: before that
+    :param log_proposal: log-probabilities (densities) with which they were drawn, shape (states, actions); None if they are
+        all actions of the space
+    :param advantages: of the branches, normalised if ``normalize_advantage``, shape (states, actions)
+    :param raw_advantages: the same before normalisation
     """
 
     branches: th.Tensor
     log_proposal: th.Tensor | None
 
     def at(self, index: slice | th.Tensor) -> "VineSample":
-        """Some of the states."""
+        """The samples of some of the states, by slice or by an integer tensor."""
         observations = select(self.observations, index)
         return VineSample(
             observations,
@@ -61,8 +61,8 @@ class VineSample(Sample):
 
     def expected_advantage(self, distribution: Distribution, advantages: th.Tensor) -> th.Tensor:
         """
-        L, the mean over the states of the sum over all actions, pi(a|s) A(s,a), or of its self-normalised estimate
-        sum_k w_k A_k / sum_k w_k with w = pi(a|s) / q(a|s) (TRPO paper, equations 15 and 16); of one action alone, w A.
+        L, averaged over the states: sum_a pi(a|s) A(s,a) if all actions were tried (TRPO paper, equation 15), else the
+        self-normalised sum_k w_k A_k / sum_k w_k with w = pi(a|s) / q(a|s) (equation 16); w A if only one action was tried.
         """
         return (_weights(distribution, self.branches, self.log_proposal) * advantages).sum(dim=1).mean()
 
@@ -77,9 +77,9 @@ class VineTRPO(TRPO):
     discounted return of a branch. No critic is needed.
 
     The environment must be one that can be put back into a state (:mod:`sb3_trpo_plus.states`): MuJoCo, classic control, toy
-    text, ALE, and others that can be copied. That is tried out when training starts. The steps of all branches count in
-    ``num_timesteps``, and callbacks are called at each; in their locals ``branching`` is True then, and no ``dones`` are set.
-    The last branches may end behind ``total_timesteps`` by far.
+    text, ALE, and others that can be copied, which is tested when training starts. The steps of all branches count in
+    ``num_timesteps``, and callbacks are called at each, with ``branching`` True and all ``dones`` False in their locals.
+    The last branches may overshoot ``total_timesteps`` by far.
 
     Paper: https://arxiv.org/abs/1502.05477, section 5.2
 
@@ -109,15 +109,15 @@ class VineTRPO(TRPO):
     :param device: Device of the networks (cpu, cuda, ...); auto: the GPU if there is one
     :param _init_setup_model: Whether to build the networks when the instance is created
     :param n_rollout_states: States of the trunk to branch from, at least 1, at most n_steps * n_envs
-    :param n_actions: Actions tried in each of them, at least 1. A Discrete space that has no more is tried as a whole, any
-        other is drawn from; one action alone has nothing to be compared with but those in other states. ``None``: all of a
-        Discrete space of up to 8, otherwise 4
-    :param rollout_length: Limit on the steps of a branch, its action's included, at least 1; ``None``: to the episode's end,
-        which must come
-    :param proposal: What actions are drawn from. "policy": the present one, and the first is the one that the trunk took;
-        "uniform": the uniform distribution over the action space, which leaves out what a Gaussian has beyond a Box's bounds
-    :param bootstrap: Whether the critic's value stands for what a branch that was cut off, by ``rollout_length`` or by a time
-        limit, would have gone on to earn; otherwise that is left out, and there is no critic to fit
+    :param n_actions: Actions tried in each of them, at least 1. A Discrete space with no more than that is tried as a whole,
+        from others actions are drawn; a single one gets no baseline, and is only compared with those in other states.
+        ``None``: all actions of a Discrete space of up to 8, otherwise 4
+    :param rollout_length: Limit on the steps of a branch, including the action tried, at least 1; ``None``: until the episode
+        ends, which it must do
+    :param proposal: Distribution that actions are drawn from. "policy": the present policy, the first being the trunk's own
+        action; "uniform": uniform over the action space, which omits a Gaussian's actions beyond the bounds of a Box
+    :param bootstrap: Whether to add the critic's value of the last observation to the return of a branch that was cut off, by
+        ``rollout_length`` or by a time limit; otherwise nothing is added, and no critic is fitted
     :param fisher_sub_sampling_factor: as in :class:`~sb3_trpo_plus.TRPO`, and so are the arguments after it
     :param cg_residual_tol: Relative residual at which conjugate gradients stop, at least 0
     :param ent_coef: Weight of the mean entropy in the surrogate objective, at least 0; or a function of the remaining progress
@@ -222,7 +222,7 @@ class VineTRPO(TRPO):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """
-        Collect the trunk, as every on-policy algorithm its rollout, and then the branches from some of its states.
+        Collect the trunk, an ordinary on-policy rollout, and then the branches from some of its states.
 
         :param env: the environments
         :param callback: called at each step, and at the start and the end of the trunk
@@ -259,7 +259,7 @@ class VineTRPO(TRPO):
     def _propose(
         self, observations: Any, own_actions: th.Tensor, own_log_prob: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor | None]:
-        """The actions to try in each state, shape (states, actions, ...), and the logarithm of what they were drawn with."""
+        """Actions to try, shape (states, actions, ...), and their log-probabilities when drawn; None if all are tried."""
         n_states, n_all = len(own_actions), self._number_of_actions()
         if n_all is not None and (n_all <= FEW_ACTIONS if self.n_actions is None else n_all <= self.n_actions):
             return th.arange(n_all, device=self.device).expand(n_states, -1), None
@@ -280,7 +280,7 @@ class VineTRPO(TRPO):
     def _draw(self, distribution: Distribution) -> th.Tensor:
         if not isinstance(distribution, StateDependentNoiseDistribution):
             return distribution.sample()
-        # gSDE's own samples in a state are all the same until its matrix is drawn anew.
+        # gSDE's sample() returns the same action in a state until its matrix is resampled.
         inner: Any = distribution.distribution
         drawn: th.Tensor = inner.sample()
         return th.tanh(drawn) if self.policy.squash_output else drawn
@@ -298,7 +298,7 @@ class VineTRPO(TRPO):
                     self.num_timesteps += env.num_envs
                     for info in infos:
                         info.pop("episode", None)
-                    # A branch's end is not the end of an episode of the training.
+                    # Callbacks count episodes by dones, and a branch is no episode of the training.
                     dones = np.zeros(env.num_envs, dtype=bool)
                     callback.update_locals({"rewards": rewards, "infos": infos, "dones": dones, "branching": True})
                     with suspended():
@@ -324,7 +324,7 @@ class VineTRPO(TRPO):
     def _baseline(
         self, observations: Any, actions: th.Tensor, log_proposal: th.Tensor | None, q: th.Tensor
     ) -> th.Tensor | float:
-        """V of each state, shape (states, 1), by the same estimator as L; a single action's can't be told from its Q."""
+        """V of each state, shape (states, 1), estimated from Q as L is; 0 for a single action, whose V would equal its Q."""
         if actions.shape[1] == 1:
             return 0.0
         distribution = action_distribution(self.policy, observations)
@@ -370,10 +370,10 @@ class VineTRPO(TRPO):
 
 class _StateRecorder(VecEnvWrapper):
     """
-    Saves the states that some steps start from.
+    Saves the states of the environments before chosen steps.
 
     :param venv: the environments
-    :param places: step and environment of each state
+    :param places: pairs of the step, counted from 0, and the index of the environment
     """
 
     def __init__(self, venv: VecEnv, places: set[tuple[int, int]]) -> None:
@@ -396,7 +396,7 @@ class _StateRecorder(VecEnvWrapper):
 
 
 def _weights(distribution: Distribution, branches: th.Tensor, log_proposal: th.Tensor | None) -> th.Tensor:
-    """Of each branch in its state's part of L, shape (states, actions)."""
+    """Weights of the branches' advantages in L, see :meth:`VineSample.expected_advantage`; shape (states, actions)."""
     log_prob = th.stack([distribution.log_prob(branches[:, k]) for k in range(branches.shape[1])], dim=1)
     if log_proposal is None:
         return log_prob.exp()
@@ -405,7 +405,7 @@ def _weights(distribution: Distribution, branches: th.Tensor, log_proposal: th.T
 
 
 def _uniform(space: spaces.Space[Any], is_squashed: bool) -> tuple[Array, float]:
-    """An action as the policy makes it, drawn by NumPy's global generator, which SB3 seeds; the logarithm of its density."""
+    """A uniform action, before unscaling, from NumPy's global generator (which SB3 seeds), and its log-density."""
     random: Any = np.random
     if isinstance(space, spaces.Box):
         low, high = (np.full(space.shape, -1.0), np.full(space.shape, 1.0)) if is_squashed else (space.low, space.high)

@@ -51,7 +51,7 @@ def _run_zoo(command: str, arguments: list[str]) -> None:
     import sb3_trpo_plus.zoo  # noqa: F401  (registers)
 
     if command in ("train", "enjoy"):
-        # RL Zoo's default is ppo; an --algo of the user's comes later and so wins.
+        # Instead of RL Zoo's default, ppo. An --algo given by the user comes later, and overrides this one.
         arguments = ["--algo", "trpo", *arguments]
     sys.argv = [sys.argv[0], command, *arguments]
     rl_zoo3()  # type: ignore[no-untyped-call]

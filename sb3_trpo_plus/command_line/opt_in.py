@@ -1,9 +1,9 @@
 """
 The opt-in that makes the plain ``rl_zoo3`` command run this package's algorithms.
 
-RL Zoo imports a module named ``custom_envs`` where there is one, so that users can register things. ``enable`` writes such a
-module into the active environment's site-packages: Python itself starts as before, only RL Zoo reads it, and if this package
-is uninstalled RL Zoo ignores the module's failing import.
+RL Zoo imports a module named ``custom_envs``, if there is one, so that users can register environments. ``enable`` writes such
+a module into the site-packages of the running Python. Only RL Zoo imports it, and if this package has been uninstalled, RL Zoo
+ignores the ImportError.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ CONTENT = f"""{MARK}
 
 import sb3_trpo_plus.zoo  # noqa: F401
 """
-# What the rl_zoo3 script does, without the current folder, which `python -c` puts first on the path.
+# Imports RL Zoo as its rl_zoo3 script does, so without the current folder, which `python -c` puts first on sys.path.
 WHOSE_TRPO = """
 import sys
 sys.path.pop(0)
@@ -38,15 +38,15 @@ def hook_file() -> Path:
 
 
 def is_enabled() -> bool:
-    """Whether our module is in place, not whether it takes effect (see :func:`status`)."""
+    """Whether the module that ``enable`` writes exists; for whether it takes effect, see :func:`status`."""
     return hook_file().is_file() and hook_file().read_text().startswith(MARK)
 
 
 def enable() -> str:
     """
-    Opt in.
+    Write the ``custom_envs`` module.
 
-    :return: what was done
+    :return: what was done, in words
     :raises ActivationError: the environment has a ``custom_envs`` of its own, or can't be written to
     """
     if is_enabled():
@@ -65,9 +65,9 @@ def enable() -> str:
 
 def disable() -> str:
     """
-    Take the opt-in back.
+    Remove the ``custom_envs`` module that :func:`enable` wrote.
 
-    :return: what was done
+    :return: what was done, in words
     :raises ActivationError: the module can't be removed
     """
     if not is_enabled():
@@ -81,14 +81,15 @@ def disable() -> str:
 
 def status() -> str:
     """
-    Whose TRPO the ``rl_zoo3`` command runs in this environment, found out by asking RL Zoo in a process of its own.
+    Whose TRPO the ``rl_zoo3`` command runs in this Python environment, determined by importing RL Zoo in a new process.
 
     :return: one sentence
     """
     outcome = subprocess.run([sys.executable, "-c", WHOSE_TRPO], capture_output=True, text=True)
     found = [line.removeprefix("whose: ") for line in outcome.stdout.splitlines() if line.startswith("whose: ")]
     if not found:
-        return f"Unknown: RL Zoo does not start in {sys.prefix}: {outcome.stderr.strip().splitlines()[-1]}"
+        reason = ["it prints nothing", *outcome.stderr.strip().splitlines()][-1]
+        return f"Unknown: RL Zoo does not start in {sys.prefix}: {reason}"
     module = found[0]
     ours = module.startswith("sb3_trpo_plus")
     if ours and not is_enabled():
@@ -104,7 +105,7 @@ def status() -> str:
 
 
 def _other_hook() -> str | None:
-    """A ``custom_envs`` that is not ours, looked for where the ``rl_zoo3`` script would."""
+    """Path of a ``custom_envs`` module that ``enable`` did not write, on the path of the ``rl_zoo3`` script; None if none."""
     spec = PathFinder.find_spec(HOOK, sys.path)
     if spec is None or is_enabled():
         return None

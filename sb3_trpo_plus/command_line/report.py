@@ -25,7 +25,7 @@ WINDOW = 20
 
 def learning_curve(log_path: Path, title: str, picture: Path) -> None:
     """
-    Draw the return of the training episodes, their moving average, and the evaluations on the way, by environment steps.
+    Draw the returns of training episodes, their moving average, and the evaluations during training, over environment steps.
 
     :param log_path: folder of one RL Zoo run, with its monitor files
     :param title: of the picture
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     The ``report`` command.
 
-    :param arguments: of the command line; ``None``: of the process
+    :param arguments: command-line arguments; ``None``: ``sys.argv[1:]``
     """
     parser = argparse.ArgumentParser("sb3-trpo-plus report", description=__doc__)
     parser.add_argument("--algo", default="trpo", choices=list(ALGOS), help="RL Zoo's name of the algorithm")

@@ -1,4 +1,4 @@
-"""Minibatch steps on the mean squared error of the values."""
+"""Fit of the critic: minibatch steps on the mean squared error between values and returns."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator
@@ -22,8 +22,10 @@ from sb3_trpo_plus.trust_region.mlp import Mlp, MlpRegression
 @dataclass(frozen=True)
 class CriticFit:
     """
-    :param loss: mean of the minibatches' mean squared errors, None when there was no step
-    :param stopped: why the fit ended before its time, in words; None if it did not
+    The outcome of :func:`fit_critic`.
+
+    :param loss: mean of the minibatches' mean squared errors; None if no step was taken
+    :param stopped: why the fit ended early, in words; None if it did not
     """
 
     loss: float | None
@@ -40,18 +42,18 @@ def fit_critic(
     """
     Regress the values on the returns by minibatch steps of the policy's optimiser on the mean squared error.
 
-    Parameters that the critic shares with the actor stay where the trust region put them. A minibatch whose loss or
-    gradient is not finite ends the fit, before it reaches the parameters or the optimiser.
+    Parameters that the critic shares with the actor are left as they are. A minibatch whose loss or gradient is not finite
+    ends the fit, before it changes the parameters or the optimiser's state.
 
-    A plain MLP whose optimiser is Adam is fitted on one flat vector, without autograd; the optimiser's state is read before
-    and written after, in its own form.
+    A plain MLP whose optimiser is Adam is fitted on one flat vector, without autograd; the optimiser's state is copied from
+    and back to ``optimizer.state``.
 
-    :param policy: its ``optimizer`` is used as it is
+    :param policy: its ``optimizer`` takes the steps, at its present learning rate
     :param rollout_buffer: full, with returns
-    :param actor_parameters: not to be moved
+    :param actor_parameters: parameters not to be changed
     :param n_epochs: passes over the rollout
-    :param batch_size: of a minibatch; the last one of a pass may be smaller
-    :return: what happened
+    :param batch_size: samples in a minibatch; the last one of a pass may be smaller
+    :return: the loss, and why the fit ended early if it did
     """
     actor = {id(parameter) for parameter in actor_parameters}
     critic_parameters = [p for p in policy.parameters() if p.requires_grad and id(p) not in actor]
@@ -78,7 +80,7 @@ def _fit_any(
         if not loss.requires_grad:
             break
         _forget_gradients(policy, critic_parameters)
-        # Not autograd.grad: hooks that wait for a gradient to be accumulated would not be called.
+        # Not autograd.grad, which would not call post-accumulate-grad hooks.
         th.autograd.backward(loss, inputs=critic_parameters)
         norm = th.nn.utils.get_total_norm([p.grad for p in critic_parameters if p.grad is not None])
         stopped = _broken(loss.item(), norm.item())
@@ -93,7 +95,7 @@ def _fit_any(
 def _forget_gradients(policy: ActorCriticPolicy, critic_parameters: Iterable[th.nn.Parameter]) -> None:
     policy.optimizer.zero_grad()
     for parameter in critic_parameters:
-        # Of those that the optimiser does not have, too.
+        # The optimiser may not have all of them.
         parameter.grad = None
 
 
@@ -120,7 +122,7 @@ def _fit_mlp(
             pieces = (unflatten(vector, network.parameters) for vector in (regression.parameters, regression.gradient))
             for parameter, value, gradient in zip(network.parameters, *pieces, strict=True):
                 parameter.copy_(value)
-                # Of the last minibatch, as the steps one by one would leave it.
+                # The last minibatch's gradient, as optimizer.step() would leave it.
                 parameter.grad = None if stopped else gradient.clone()
         adam.write_back()
     return CriticFit(float(np.mean(losses)) if losses else None, stopped)
@@ -130,7 +132,7 @@ def _fit_mlp(
 def _minibatches(
     policy: ActorCriticPolicy, rollout_buffer: RolloutBuffer, n_epochs: int, batch_size: int
 ) -> Iterator[tuple[th.Tensor, th.Tensor]]:
-    """Inputs and returns: the minibatches that ``rollout_buffer.get`` would draw, with the observations flattened once."""
+    """The minibatches of ``rollout_buffer.get``, as network inputs and returns; observations are flattened only once."""
 
     def flat(array: npt.NDArray[Any]) -> th.Tensor:
         return rollout_buffer.to_torch(array if rollout_buffer.generator_ready else rollout_buffer.swap_and_flatten(array))
@@ -139,7 +141,7 @@ def _minibatches(
     inputs = features(policy, whole_of(of_rollout))
     targets = flat(rollout_buffer.returns).reshape(-1, 1)
     for _ in range(n_epochs):
-        # The generator that the buffer draws from.
+        # NumPy's global generator, as RolloutBuffer.get uses.
         order = th.as_tensor(np.random.permutation(len(inputs)), device=inputs.device)  # noqa: NPY002
         yield from zip(th.split(inputs[order], batch_size), th.split(targets[order], batch_size), strict=True)
 
@@ -149,7 +151,7 @@ def _same(parameters: Collection[th.nn.Parameter], others: Collection[th.nn.Para
 
 
 def _broken(loss: float, gradient_norm: float) -> str | None:
-    """Words for what of a minibatch is not finite; None if all is."""
+    """A message if the loss or the gradient norm of a minibatch is not finite; None if both are."""
     if math.isfinite(loss + gradient_norm):
         return None
     return (

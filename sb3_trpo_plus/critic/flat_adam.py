@@ -1,4 +1,4 @@
-"""Adam on one flat vector."""
+"""Adam on one flat vector of all parameters."""
 
 import functools
 import math
@@ -18,7 +18,7 @@ OPTIONS: dict[str, Any] = {
 @functools.cache
 def has_fused_adam(device: th.device) -> bool:
     """
-    Whether torch's kernel of Adam, which is not public, is there and does what Adam does: tried once, on one number.
+    Whether torch's private Adam kernel exists and does what Adam does; tested once for each device, on one number.
 
     :param device: of the parameters
     """
@@ -33,7 +33,7 @@ def has_fused_adam(device: th.device) -> bool:
 
 
 def _is_torchs(function: Any) -> bool:
-    """Whether a function and all that it wraps are of torch.optim, which wraps its own."""
+    """Whether a function, and each that it wraps by ``functools.wraps``, is defined in torch.optim: else it was patched."""
     folder = Path(optimizer_module.__file__).parent
     while function is not None:
         if Path(function.__code__.co_filename).parent != folder:
@@ -44,16 +44,17 @@ def _is_torchs(function: Any) -> bool:
 
 class FlatAdam:
     """
-    The steps of a ``torch.optim.Adam``, on one flat vector instead of its parameters.
+    The steps of a ``torch.optim.Adam``, taken on one flat vector instead of on each parameter.
 
-    :param optimizer: where the state is read from and written to
-    :param parameters: of the flat vector, in its order
+    :param optimizer: its state is read now, and written by :meth:`write_back`
+    :param parameters: those that the flat vector consists of, in this order
     """
 
     @classmethod
     def of(cls, optimizer: th.optim.Optimizer, parameters: list[th.nn.Parameter]) -> "FlatAdam | None":
         """
-        :return: None where the optimiser is not an Adam of the usual kind, with all parameters at the same step
+        :return: None if the optimiser is not a ``torch.optim.Adam`` with one parameter group, no hooks or special options,
+            and the same step count for all parameters
         """
         if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1 or "step" in optimizer.__dict__:
             return None
@@ -90,11 +91,13 @@ class FlatAdam:
 
     def step(self, vector: th.Tensor, gradient: th.Tensor) -> None:
         """
-        :param vector: moved in place
+        Take one step.
+
+        :param vector: flat parameters, changed in place
         :param gradient: of the same shape
         """
         self._n_steps += 1
-        # The kernel behind torch.optim.Adam(fused=True): that class around it takes four times as long as the kernel here.
+        # The kernel of torch.optim.Adam(fused=True), without that class, which takes four times as long.
         th._fused_adam_(
             [vector],
             [gradient],
@@ -112,9 +115,9 @@ class FlatAdam:
         )
 
     def write_back(self) -> None:
-        """Put the state into the optimiser, where it has its place for each parameter."""
+        """Write the state back into ``optimizer.state``, parameter by parameter."""
         group = self._optimizer.param_groups[0]
-        # Where Adam itself looks for it.
+        # Adam keeps the step count on the CPU, unless it is fused or capturable.
         n_steps = self._n_steps if group.get("fused") or group.get("capturable") else self._n_steps.cpu()
         pieces = (unflatten(vector, self._parameters) for vector in (self._mean, self._square))
         for parameter, mean, square in zip(self._parameters, *pieces, strict=True):

@@ -1,1 +1,1 @@
-"""Environments: their states, and wrappers."""
+"""Saving and restoring the states of environments, and wrappers."""

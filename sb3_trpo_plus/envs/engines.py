@@ -1,10 +1,10 @@
-"""Physics and game engines, which know how to copy themselves."""
+"""States of physics and game engines (MuJoCo, ALE), which have functions of their own for copying them."""
 
 import copy
 import math
 from typing import Any
 
-# Probability that a sticky action is not made the no-op.
+# Accepted probability that all no-ops of restore_ale are lost to sticky actions.
 UNHEARD = 1e-12
 
 
@@ -23,8 +23,13 @@ def engine_state(engine: Any) -> Any:
 
 def restore_ale(ale: Any, state: Any) -> None:
     """
-    The action that a sticky one repeats is in no clone, and nobody can read it. So it is made the no-op, here and where the
-    state was saved, by as many as it takes for one of them to be heard.
+    Restore a state of ALE, with the no-op as the previous action, which sticky actions repeat.
+
+    ALE neither clones that action nor lets it be read. Therefore no-ops are played before restoring, here and when a state is
+    saved: as many as it takes for one of them to be executed, each being replaced with the stickiness as probability.
+
+    :param ale: the ``ALEInterface``
+    :param state: what ``cloneState`` returned
     """
     stickiness = ale.getFloat("repeat_action_probability")
     if 0 < stickiness < 1:

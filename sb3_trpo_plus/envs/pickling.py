@@ -1,4 +1,4 @@
-"""Attributes of environments and wrappers as one pickle, with what stays in the environment written as its place there."""
+"""Pickling of the attributes of environments and wrappers, with references to objects that are not part of the state."""
 
 import io
 import pickle
@@ -23,7 +23,7 @@ FOR_DRAWING = {"Surface", "Clock", "Font", "Sound"}
 
 
 class PlacePickler(pickle.Pickler):
-    """Writes layers, engines and constants as the place where they are found."""
+    """Writes environments, wrappers, engines and constants as references: index of the layer, and name of the attribute."""
 
     def __init__(self, file: io.BytesIO, references: dict[int, Place]) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
@@ -34,7 +34,7 @@ class PlacePickler(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, EzPickle):
-            # Its own way is to call the constructor again, which makes a fresh one.
+            # EzPickle's own __setstate__ would call the constructor, and lose the state.
             return object.__new__, (type(obj),), vars(obj), None, None, _set_attributes
         return NotImplemented
 
@@ -44,7 +44,7 @@ def _set_attributes(obj: Any, attributes: dict[str, Any]) -> None:
 
 
 class PlaceUnpickler(pickle.Unpickler):
-    """Finds in the environment what :class:`PlacePickler` wrote the place of."""
+    """Resolves the references of :class:`PlacePickler` to the objects of an environment."""
 
     def __init__(self, file: io.BytesIO, layers: Sequence[Env]) -> None:
         super().__init__(file)
@@ -56,13 +56,13 @@ class PlaceUnpickler(pickle.Unpickler):
 
 
 def members(layer: Env) -> dict[str, Any]:
-    """Its attributes, and the spaces that it has from its class."""
+    """Attributes of an environment or wrapper, including spaces that are class attributes."""
     of_class = {name: getattr(type(layer), name, None) for name in ("action_space", "observation_space")}
     return {**{name: value for name, value in of_class.items() if isinstance(value, spaces.Space)}, **vars(layer)}
 
 
 def is_left_alone(layer: Env, name: str) -> bool:
-    """By name, as the values are of common types."""
+    """Whether an attribute is no part of the state; by name, since its value's type does not tell."""
     if isinstance(layer, gym.Wrapper) and name == "env":
         return True
     if isinstance(layer, Monitor) and name in FINISHED_EPISODES:
@@ -77,7 +77,7 @@ def is_constant(value: Any) -> bool:
     if isinstance(value, (spaces.Space, EnvSpec, ResultsWriter)):
         return True
     if isinstance(value, types.FunctionType):
-        # Pickle finds the others by their names.
+        # Lambdas and local functions, which pickle can't find by name.
         return "<" in value.__qualname__
     module, name = type(value).__module__, type(value).__name__
     package = module.split(".")[0]
@@ -89,7 +89,7 @@ def is_constant(value: Any) -> bool:
 
 
 def spaces_in(value: Any) -> Iterator[spaces.Space[Any]]:
-    """A space, a container's spaces, and those that they are made of, which have random generators of their own."""
+    """All spaces in a value, nested ones included, since each has its own random generator."""
     if isinstance(value, spaces.Space):
         yield value
         value = list(vars(value).values())
@@ -100,6 +100,6 @@ def spaces_in(value: Any) -> Iterator[spaces.Space[Any]]:
 
 def generator_of(space: spaces.Space[Any]) -> np.random.Generator:
     if vars(space)["_np_random"] is None:
-        # Not by space.np_random, which in a space made of others would seed all of these anew.
+        # Not space.np_random, which in Dict and Tuple spaces would reseed all subspaces.
         space._np_random, _ = seeding.np_random()
     return space.np_random

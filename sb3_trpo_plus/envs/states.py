@@ -6,16 +6,16 @@ Putting environments back into an earlier state, as the vine procedure of TRPO n
 after restoring give the same trajectory to the bit, time limit and random generators included, in the same instance or in
 another of the same make.
 
-* An environment or wrapper of one's own that is a :class:`HasState` answers for itself and for all beneath it.
-* Of any other wrapper and environment the attributes are pickled, all in one go. Left alone are those that do not change, and
-  those for drawing and for files; spaces stay too, but their random generators are part of the state.
+* An environment or wrapper that implements :class:`HasState` saves its own state, and that of everything it wraps.
+* Of all others the attributes are pickled together, apart from constants and what is used for rendering and files. Spaces are
+  not pickled, but their random generators are.
 * MuJoCo's ``MjData`` is copied as a whole: after a step its derived quantities lag one substep behind the positions, and
   rewards are computed from them, so that ``mj_forward`` on restored positions would change the next reward.
-* ALE is cloned with its random generator, which decides over sticky actions. What such an action repeats can't be cloned:
-  where a state is saved, and where it is restored, that is the no-op.
+* ALE is cloned with its random generator, which decides about sticky actions. The previous action, which these repeat, can't
+  be cloned: it becomes the no-op when a state is saved and when it is restored.
 
-What lives elsewhere, in a server, a global variable or a C library, escapes: ``check_restorable`` finds that out.
-``MjModel``, toy text's ``P`` and unnamed functions are taken for constant. A wrapper that records videos goes on recording.
+State elsewhere, in a server, a global variable or a C library, is not saved: ``check_restorable`` detects that. ``MjModel``,
+toy text's ``P``, lambdas and local functions are assumed to be constant. A wrapper that records videos goes on recording.
 """
 
 import inspect
@@ -47,20 +47,20 @@ class HasState(Protocol):
     """What an environment or wrapper may implement to be restored in its own way, with everything beneath it."""
 
     def get_state(self) -> Any:
-        """All that later observations, rewards, ends and resets depend on; to be picklable."""
+        """Everything that later observations, rewards, episode ends and resets depend on; must be picklable."""
 
     def set_state(self, state: Any) -> None:
-        """:param state: what :meth:`get_state` has returned, of this instance or another of its make"""
+        """Restore what :meth:`get_state` of this instance, or of another made in the same way, returned."""
 
 
 @dataclass(frozen=True)
 class State:
     """
-    State of an environment and its wrappers, which shares nothing with them, and can be pickled.
+    State of an environment and its wrappers, which shares no objects with them, and can be pickled.
 
-    :param layers: classes of the wrappers from outside, and of the environment
+    :param layers: class names of the wrappers, from the outermost, and of the environment
     :param pickled: their attributes
-    :param engines: copies of ``MjData`` and ``ALEState``, by layer and attribute
+    :param engines: copies of ``MjData`` and ``ALEState``, by index of the layer and name of the attribute
     """
 
     layers: tuple[str, ...]
@@ -72,15 +72,15 @@ def get_state(env: Env) -> State:
     """
     Save the state of an environment that has been reset, with that of all its wrappers.
 
-    The log of finished episodes that SB3's ``Monitor`` keeps is no part of it.
+    The lists of finished episodes that SB3's ``Monitor`` keeps are not part of it.
 
-    :param env: is not changed, but random generators that it would make at first use are made
-    :return: which later steps do not change
+    :param env: is not changed, except that random generators it would create at first use are created
+    :return: the state, which later steps of the environment do not change
     :raises TypeError: something in it can't be copied
     """
     layers = layers_of(env)
     if not _has_state(layers[-1]):
-        # Made at their first use only, the generators would start anew after each restoring.
+        # Create the generator now: created at first use, it would be a different one after each restoring.
         _ = layers[-1].np_random
     references: dict[int, Place] = {id(layer): (index, None) for index, layer in enumerate(layers)}
     engines: dict[tuple[int, str], Any] = {}
@@ -119,14 +119,14 @@ def set_state(env: Env, state: State) -> None:
     Put an environment, with all its wrappers, back into a saved state.
 
     :param env: the one that the state was saved of, or another made in the same way
-    :param state: is kept as it is, and can be restored again
+    :param state: is not changed, and can be restored again
     :raises ValueError: the state is of an environment with other wrappers or of another class
     """
     layers = layers_of(env)
     if class_names(layers) != state.layers:
         raise ValueError(f"A state of {' of '.join(state.layers)} can't be restored in {name_of(env)}, which is {env}")
     for (index, name), engine in state.engines.items():
-        # In place, for the environment, its renderer and NumPy's views into it hold on to the object.
+        # In place, since the environment, its renderer and NumPy views refer to the object.
         current = vars(layers[index])[name]
         if hasattr(engine, "qpos"):
             sys.modules["mujoco"].mj_copyData(current, current.model, engine)
@@ -138,7 +138,7 @@ def set_state(env: Env, state: State) -> None:
             continue
         attributes, left, generators = part
         current = vars(layer)
-        # A window or a font that has been opened since stays, too.
+        # Constants created since then, such as a window or a font, are kept.
         free = [name for name, value in current.items() if name not in left and not is_constant(value)]
         for name in free:
             if name not in attributes:
@@ -151,16 +151,16 @@ def set_state(env: Env, state: State) -> None:
 
 class Restorable(gym.Wrapper[Any, Any, Any, Any]):
     """
-    Makes the state of an environment in another process reachable, for ``SubprocVecEnv``.
+    Gives access to the state of an environment in another process, for ``SubprocVecEnv``.
 
-    It goes outside of all other wrappers, as ``make_vec_env(..., wrapper_class=Restorable)`` puts it, ``Monitor`` included;
-    after wrappers of one's own, ``wrapper_class=lambda env: Restorable(AtariWrapper(env))``.
+    It must be the outermost wrapper, outside of ``Monitor`` too, as in ``make_vec_env(..., wrapper_class=Restorable)``; with
+    other wrappers, ``wrapper_class=lambda env: Restorable(AtariWrapper(env))``.
 
     :param env: to be wrapped
     """
 
     def get_state(self) -> State:
-        """See :func:`get_state`; here it is the state of everything beneath, which fits the environment without this, too."""
+        """See :func:`get_state`. The state can also be restored in the same environment without this wrapper."""
         return get_state(self)
 
     def set_state(self, state: State) -> None:
@@ -169,15 +169,15 @@ class Restorable(gym.Wrapper[Any, Any, Any, Any]):
 
     def attempt(self, function: Callable[..., Any], *args: Any) -> Any:
         """
-        Call a function with this environment; an exception that left a worker of ``SubprocVecEnv`` would end its process.
+        Call a function with this environment, and return exceptions, which would end the worker process of ``SubprocVecEnv``.
 
-        :param function: of the environment and ``args``
-        :return: what it returns, or the exception that it raises
+        :param function: takes the environment and ``args``
+        :return: what the function returned, or the exception that it raised
         """
         try:
             return function(self, *args)
         except Exception as error:
-            # Others may lack in the main process, or not survive the pickling.
+            # Other classes may not exist in the main process, or not be picklable.
             return error if type(error) in (TypeError, ValueError) else RuntimeError(f"{type(error).__name__}: {error}")
 
 
@@ -190,7 +190,7 @@ def layers_to_base(env: Env) -> Iterator[Env]:
 
 
 def layers_of(env: Env) -> list[Env]:
-    """From outside to the first that answers for all beneath it, else to the base."""
+    """The wrappers from the outermost, and the environment; up to the first :class:`HasState`, which covers all it wraps."""
     layers = []
     for layer in layers_to_base(env):
         layers.append(layer)
@@ -200,7 +200,7 @@ def layers_of(env: Env) -> list[Env]:
 
 
 def _has_state(layer: Env) -> bool:
-    """By signature, since gymnasium's MuJoCo environments have a ``set_state(qpos, qvel)``."""
+    """Whether it implements :class:`HasState`; by signature, since MuJoCo environments have a ``set_state(qpos, qvel)``."""
     cls: Any = type(layer)
     if not (hasattr(cls, "get_state") and hasattr(cls, "set_state")):
         return False
@@ -222,7 +222,7 @@ def class_names(layers: Iterable[Any]) -> tuple[str, ...]:
 
 
 def _culprit(layers: Sequence[Env], parts: Sequence[Any], references: dict[int, Place]) -> str:
-    """What can't be pickled, and why."""
+    """The attribute that can't be pickled, and why, in words."""
     for layer, part in zip(layers, parts, strict=True):
         attributes = {"get_state()": part} if _has_state(layer) else part[0]
         for name, value in attributes.items():

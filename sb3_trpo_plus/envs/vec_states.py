@@ -30,9 +30,9 @@ class VecState:
     """
     State of one environment of a ``VecEnv``.
 
-    :param env: of the environment itself
-    :param wrappers: classes of the ``VecEnvWrapper`` from outside
-    :param rows: what each of them keeps for this environment
+    :param env: state of the environment itself
+    :param wrappers: class names of the ``VecEnvWrapper``, from the outermost
+    :param rows: the arrays' rows for this environment, of each wrapper
     """
 
     env: State
@@ -44,10 +44,10 @@ def get_vec_state(vec_env: VecEnv, index: int) -> VecState:
     """
     Save the state of one environment of a ``VecEnv``, with what the ``VecEnv`` wrappers keep for it.
 
-    That is the environment's row of every NumPy array, also those in a dict or in a frame stack, that is an attribute of a
-    wrapper and has as many rows as there are environments: ``VecNormalize``'s returns, ``VecFrameStack``'s frames,
-    ``VecMonitor``'s sums, and whatever wrappers of one's own keep like this. Running statistics of ``VecNormalize`` are left
-    out. An array of a wrapper of one's own that has that length by chance is not told apart.
+    That is the environment's row of every NumPy array with ``num_envs`` rows that is an attribute of a wrapper, also within a
+    dict or a frame stack: ``VecNormalize``'s returns, ``VecFrameStack``'s frames, ``VecMonitor``'s sums, and what custom
+    wrappers keep in this way, including arrays that have this length by chance. The running statistics of ``VecNormalize``
+    are not part of it.
 
     :param vec_env: a ``DummyVecEnv``, or any whose environments are wrapped in :class:`Restorable`, with any wrappers
     :param index: of the environment
@@ -63,7 +63,7 @@ def set_vec_state(vec_env: VecEnv, index: int, state: VecState) -> None:
 
     :param vec_env: the one that the state was saved of, or one made in the same way
     :param index: of the environment, the one that the state was saved of or another
-    :param state: is kept as it is
+    :param state: is not changed
     :raises TypeError: the environment can't be reached
     :raises ValueError: the state is of other wrappers or another environment
     """
@@ -78,13 +78,14 @@ def set_vec_state(vec_env: VecEnv, index: int, state: VecState) -> None:
 @contextmanager
 def branching(vec_env: VecEnv) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """
-    Let steps within leave no trace in records: rows of ``Monitor``'s and ``VecMonitor``'s files and their counts of finished
-    episodes, the running statistics of ``VecNormalize``, and ``VecEnv.reset_infos``.
+    Keep steps within a ``with`` block out of all records: files and episode counts of ``Monitor`` and ``VecMonitor``, running
+    statistics of ``VecNormalize``, and ``VecEnv.reset_infos``.
 
-    The states of the environments are the caller's to restore.
+    The caller must restore the states of the environments.
 
     :param vec_env: as for :func:`get_vec_state`
-    :yield: a context manager, within which ``VecNormalize`` is as it was outside, to be saved by callbacks, say
+    :yield: function that returns a context manager, within which ``VecNormalize.training`` is as before, for callbacks that
+        save it, say
     :raises TypeError: an environment can't be reached
     """
     base = vec_env.unwrapped
@@ -119,13 +120,13 @@ def _attributes_at(values: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
 
 def check_restorable(vec_env: VecEnv, n_steps: int = 20) -> None:
     """
-    Prove on the very environments that they come back to the bit, each in itself and in the next one: random steps, restored
-    and taken again.
+    Test that restored environments repeat themselves bit by bit: random steps are taken, and taken again after the states were
+    restored in the same environments, and then in their neighbours.
 
-    Only what these steps show is proven: hidden state that resets alone depend on needs steps enough for an episode to end.
+    Only these steps are tested: hidden state that only resets depend on shows if there are enough of them to end an episode.
 
-    :param vec_env: which has been reset; its environments and records are left in the state that they are in
-    :param n_steps: to take, three times
+    :param vec_env: has been reset; afterwards the states of its environments and its records are as before
+    :param n_steps: number of steps, which are taken three times
     :raises TypeError: an environment can't be reached, or its state can't be saved
     :raises ValueError: an environment does not come back exactly
     """
@@ -157,7 +158,7 @@ def _restore_all(vec_env: VecEnv, states: Sequence[VecState]) -> None:
 
 
 def _outcomes(vec_env: VecEnv, actions: npt.NDArray[Any]) -> list[bytes]:
-    """Of a step, by environment: in bytes, so that one NaN equals another and 0 does not equal -0."""
+    """Outcome of a step for each environment, as bytes, in which NaN equals NaN, and 0 differs from -0."""
     observations, rewards, dones, infos = vec_env.step(actions)
     return [
         b"".join(_bits([_at(observations, index), rewards[index], dones[index], infos[index].get("terminal_observation")]))
@@ -182,7 +183,7 @@ def _bits(value: Any) -> Iterator[bytes]:
 
 
 class _Muted(ResultsWriter):
-    """Stands in for a monitor's writer, and knows what it was."""
+    """Replaces a monitor's writer for a while, and remembers it and the number of finished episodes."""
 
     def __init__(self, monitor: Monitor) -> None:
         self.writer, self.finished = monitor.results_writer, len(monitor.episode_returns)
@@ -211,7 +212,7 @@ def _unmute(env: Env) -> None:
 
 
 def _call(vec_env: VecEnv, index: int, function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of an environment where that is."""
+    """Call a function with one of the environments, in the process that it lives in."""
     base = vec_env.unwrapped
     if isinstance(base, DummyVecEnv):
         return function(base.envs[index], *args)
@@ -223,10 +224,10 @@ def _call(vec_env: VecEnv, index: int, function: Callable[..., Any], *args: Any)
 
 
 def _check_reachable(base: VecEnv, index: int) -> None:
-    """:raises TypeError: with what to do about it"""
+    """Raise TypeError, with what to do about it, if the environment's outermost wrapper is not :class:`Restorable`."""
     kind = type(base).__name__
     try:
-        # Every wrapper has a class_name(), so it is the outermost that answers.
+        # All gymnasium wrappers have class_name(), so the outermost one's is called.
         wrapped = base.env_is_wrapped(Restorable, indices=index)[0]
         if wrapped and base.env_method("class_name", indices=index)[0] == Restorable.__name__:
             return
@@ -249,7 +250,7 @@ def _wrappers(vec_env: VecEnv) -> Iterator[VecEnvWrapper]:
 
 
 def _rows(value: Any, index: int, num_envs: int) -> Any:
-    """One environment's rows of the arrays in a value, in dicts as they lie there; None if it has none."""
+    """One environment's row of an array, or the rows of the arrays in a dict or frame stack, as a dict; None if none."""
     if isinstance(value, StackedObservations):
         value = vars(value)
     if isinstance(value, dict):
@@ -259,7 +260,7 @@ def _rows(value: Any, index: int, num_envs: int) -> Any:
 
 
 def _with_rows(value: Any, rows: Any, index: int, num_envs: int) -> Any:
-    """The value with these rows in it, in new arrays: the ones there may be observations that have been handed out."""
+    """The value with these rows replaced, in new arrays, since the present ones may have been returned as observations."""
     if isinstance(value, StackedObservations):
         vars(value).update(_with_rows(vars(value), rows, index, num_envs))
     elif isinstance(value, dict):

@@ -10,12 +10,12 @@ from gymnasium.wrappers import RescaleAction
 
 def unit_actions(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     """
-    Let the agent act in [-1, 1], whatever the bounds of the environment's actions.
+    Rescale the actions of an environment to [-1, 1].
 
-    ``log_std_init`` is then a fraction of half the range, and one value of it suits all of them.
+    exp(``log_std_init``) is then a fraction of half the range of each action, so that one value suits all environments.
 
     :param env: with any action space
-    :return: the environment itself where its actions are not a bounded Box, or have these bounds already
+    :return: the wrapped environment; the environment itself if its action space is not a bounded Box, or already [-1, 1]
     """
     space = env.action_space
     if not (isinstance(space, spaces.Box) and space.is_bounded()) or not np.issubdtype(space.dtype, np.floating):

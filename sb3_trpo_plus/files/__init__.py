@@ -1,1 +1,1 @@
-"""Reading saved files."""
+"""Reading saved models and normalisation statistics, also those of Gym's years."""

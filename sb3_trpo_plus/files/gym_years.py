@@ -1,4 +1,4 @@
-"""Pickles of today and of the years when Gymnasium was Gym."""
+"""Unpickling of objects that were saved today, or with Gym, the predecessor of Gymnasium."""
 
 import io
 import pickle
@@ -24,7 +24,7 @@ def unpickle(pickled: bytes, type_name: str) -> Any:
 
 
 class GymYearsUnpickler(pickle.Unpickler):
-    """Finds Gym's classes in Gymnasium, and numpy's internals where the installed numpy has them."""
+    """Maps modules of Gym to Gymnasium, and NumPy's internal modules to those of the installed version."""
 
     found_gym = False
 
@@ -40,7 +40,7 @@ class GymYearsUnpickler(pickle.Unpickler):
 
 
 def rebuild_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """The same space made anew, since an old pickle lacks what today's classes keep, and has an old random generator."""
+    """Reconstruct a space: an old pickle lacks attributes of today's classes, and has a random generator of the old type."""
     if isinstance(space, spaces.Box):
         return spaces.Box(space.low, space.high, dtype=space.dtype)
     if isinstance(space, spaces.Discrete):
@@ -57,7 +57,7 @@ def rebuild_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
 
 
 class _SavedFunction:
-    """What cloudpickle wrote of a function, without making a function of it: bytecode only fits the Python that wrote it."""
+    """Name and closure of a function that cloudpickle saved, without its bytecode, which needs the same Python version."""
 
     def __init__(self, code: tuple[Any, ...], *_: Any) -> None:
         self.free_variables: tuple[str, ...] = code[-2]
@@ -70,7 +70,7 @@ class _SavedFunction:
 
 
 class _FunctionUnpickler(GymYearsUnpickler):
-    """Reads a function that cloudpickle saved by value as a :class:`_SavedFunction`."""
+    """Reads functions that cloudpickle saved by value as :class:`_SavedFunction`."""
 
     stand_ins: ClassVar[dict[str, Callable[..., Any]]] = {
         "_builtin_type": lambda name: {"LambdaType": _SavedFunction, "CodeType": lambda *code: code}[name],
@@ -86,7 +86,7 @@ class _FunctionUnpickler(GymYearsUnpickler):
         return super().find_class(module, name)
 
 
-# By module, name and free variables: users have closures of the same names that do something else.
+# Keyed by module, name and free variables, so as not to match other closures, of a user's, with the same name.
 FORMER_SCHEDULES: dict[tuple[str, tuple[str, ...]], Callable[..., Any]] = {
     ("stable_baselines3.common.utils:constant_fn.<locals>.func", ("val",)): ConstantSchedule,
     ("stable_baselines3.common.utils:get_linear_fn.<locals>.func", ("end", "end_fraction", "start")): (
@@ -102,11 +102,11 @@ FORMER_SCHEDULES: dict[tuple[str, tuple[str, ...]], Callable[..., Any]] = {
 
 
 def _former_schedule(pickled: bytes) -> Schedule | None:
-    """The schedule object that does what one of SB3's or RL Zoo's former closures did; None for any other function."""
+    """The schedule object equivalent to a pickled closure of an older SB3 or RL Zoo; None for any other function."""
     try:
         saved = _FunctionUnpickler(io.BytesIO(pickled)).load()
     except Exception:
-        # A function that closes over more than those did.
+        # Some other function, with contents that the stand-ins do not cover.
         return None
     return _as_schedule(saved)
 

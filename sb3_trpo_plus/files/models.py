@@ -1,8 +1,8 @@
 """
-Reading saved models: ours, sb3-contrib's, and those of the years when Gymnasium was Gym.
+Reading saved models: this package's, sb3-contrib's, and those saved with Gym, the predecessor of Gymnasium.
 
-SB3 saves a model as a zip with a JSON member ``data``, in which whatever is not JSON is a base64 pickle. Here those pickles
-are read, and the objects handed to SB3's loader as its ``custom_objects``, so that it unpickles none itself.
+SB3 saves a model as a zip with a JSON member ``data``, in which objects that JSON can't represent are base64 pickles. Here
+they are unpickled, and passed to SB3's loader as ``custom_objects``, so that it unpickles none itself.
 """
 
 import base64
@@ -22,18 +22,18 @@ from sb3_trpo_plus.files.gym_years import unpickle
 
 ModelFile = str | pathlib.Path | io.BufferedIOBase
 
-# Without these a model would act or learn otherwise than the saved one; the rest is state that learn() makes anew.
+# Objects without which a model would act or learn differently from the saved one; learn() recreates all others.
 NEEDED = (
     "policy_class", "policy_kwargs", "observation_space", "action_space", "learning_rate", "rollout_buffer_class",
     "rollout_buffer_kwargs",
 )  # fmt: skip
 
-# Whose file it is: the first of these names that is in its data. Old files of NPG have what TRPO's have, too.
+# Which algorithm saved a file: the one of the first name found in its data. Old files of NPG also have TRPO's attributes.
 TOLD_BY = {
     "n_rollout_states": "VineTRPO", "step_size": "NPG", "penalty": "PPOPenalty", "line_search_max_iter": "TRPO",
     "clip_range": "PPO",
 }  # fmt: skip
-# What SB3's models keep beside their data.
+# Members that SB3 writes to the zip beside "data".
 TENSORS = {"policy.pth", "policy.optimizer.pth"}
 
 
@@ -41,15 +41,15 @@ def read_objects(
     path: ModelFile, algorithm: type[BaseAlgorithm], told_by: str, custom_objects: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """
-    Read everything in a saved model that SB3 would have to unpickle.
+    Unpickle the objects in a saved model, for ``BaseAlgorithm.load``.
 
     :param path: path of the zip, ``.zip`` may be left out, or an open binary file, whose position is kept
-    :param algorithm: the class that is to load it
-    :param told_by: the name in ``TOLD_BY`` of the algorithm that it is, or that it is made from
-    :param custom_objects: objects to take in place of those in the file, which are then not read
-    :return: ``custom_objects``, and the file's own for every other name that is pickled in it
+    :param algorithm: class that is to be loaded
+    :param told_by: key of ``TOLD_BY`` for that class, or for the base class that it is derived from
+    :param custom_objects: objects that replace those of the same name in the file, which are then not unpickled
+    :return: ``custom_objects``, and the unpickled objects of all other names
     :raises FileNotFoundError: there is no such file
-    :raises ValueError: the file is not a whole model zip, is another algorithm's, or has an object that can't be read
+    :raises ValueError: the file is damaged, was saved by another algorithm, or has a needed object that can't be read
     """
     data = _read_data(path, algorithm)
     found = next((name for name in TOLD_BY if name in data), None)
@@ -57,7 +57,7 @@ def read_objects(
         whose, has = (f", {TOLD_BY[found]}", f"a {found}") if found else ("", f"no {told_by}")
         words = f"was saved by another algorithm{whose}, {algorithm.__name__} can't load it: it has {has}"
         raise ValueError(f"{_name(path)} {words}")
-    # SB3 derives lr_schedule from learning_rate anyway.
+    # Not unpickled, since SB3 derives it from learning_rate.
     objects: dict[str, Any] = {"lr_schedule": None, **(custom_objects or {})}
     for name, value in data.items():
         if name not in objects and isinstance(value, dict) and ":serialized:" in value:
@@ -75,7 +75,7 @@ def read_objects(
 
 
 def find(path: ModelFile) -> ModelFile:
-    """RL Zoo keeps a folder beside each zip that has its name without ``.zip``: leaving that out must not find the folder."""
+    """The zip that a path without ``.zip`` means, also if there is a folder of the same name, as RL Zoo makes one."""
     if isinstance(path, (str, pathlib.Path)) and pathlib.Path(path).is_dir() and pathlib.Path(f"{path}.zip").is_file():
         return pathlib.Path(f"{path}.zip")
     return path
@@ -93,7 +93,7 @@ def _read_data(path: ModelFile, algorithm: type[BaseAlgorithm]) -> dict[str, Any
     start = file.tell()
     try:
         with zipfile.ZipFile(file) as archive:
-            # Of a file that was cut off, zipfile may find a whole archive inside: each .pth member is one.
+            # The .pth members are zips themselves, and in a truncated file zipfile may find one of those instead.
             is_its_own = algorithm._get_torch_save_params is not OnPolicyAlgorithm._get_torch_save_params
             lacking = {"data", *(() if is_its_own else TENSORS)} - set(archive.namelist())
             if lacking:

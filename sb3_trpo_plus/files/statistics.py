@@ -9,7 +9,7 @@ from sb3_trpo_plus.files.gym_years import GymYearsUnpickler, rebuild_space
 
 def load_vec_normalize(load_path: str | pathlib.Path, venv: VecEnv) -> VecNormalize:
     """
-    Load the statistics that ``VecNormalize.save`` wrote, with Gym's spaces or Gymnasium's.
+    Load statistics saved by ``VecNormalize.save``, also those saved with Gym's spaces.
 
     :param load_path: path of the file
     :param venv: environments to wrap

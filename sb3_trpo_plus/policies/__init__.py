@@ -1,1 +1,1 @@
-"""From an SB3 policy to the mathematics: its distributions, its actor, its Fisher products, and whether it is plain."""
+"""What the trust region needs of an SB3 policy: distributions, actor parameters, Fisher products, closed forms."""

@@ -1,4 +1,4 @@
-"""The actor of a policy: which parameters it has, and what keeps it where the trust region put it."""
+"""The actor of a policy: which parameters it has, and how the critic's fit is kept from changing it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +13,13 @@ from sb3_trpo_plus.trust_region.flat import flatten
 
 def actor_gradient(policy: ActorCriticPolicy, objective: th.Tensor) -> tuple[list[th.nn.Parameter], th.Tensor]:
     """
-    Find the actor, and its gradient, by one backward pass: the actor's parameters are those the objective depends on.
+    Find the actor's parameters, those that the objective depends on, and the gradient with respect to them, in one backward
+    pass.
 
-    :param policy: whose trainable parameters are looked at, in their order
-    :param objective: scalar made from the action distribution
-    :return: the actor's parameters, and the flat gradient by them
-    :raises ValueError: when the objective depends on none of them
+    :param policy: its trainable parameters are searched
+    :param objective: scalar, computed from the action distribution
+    :return: the actor's parameters, in the order of ``policy.parameters()``, and the flat gradient
+    :raises ValueError: the objective depends on no trainable parameter
     """
     trainable = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     if objective.requires_grad and trainable:
@@ -36,9 +37,9 @@ def actor_gradient(policy: ActorCriticPolicy, objective: th.Tensor) -> tuple[lis
 @contextmanager
 def parameters_at(parameters: Sequence[th.Tensor], values: Sequence[th.Tensor]) -> Iterator[None]:
     """
-    Give parameters other values for a while, without a trace in autograd's graphs.
+    Give parameters other values within a ``with`` block, which autograd does not notice.
 
-    :param parameters: they have their own storage again afterwards
+    :param parameters: afterwards they have their former storage, so their values, again
     :param values: of the same shapes
     """
     own = [parameter.data for parameter in parameters]
@@ -54,12 +55,12 @@ def parameters_at(parameters: Sequence[th.Tensor], values: Sequence[th.Tensor]) 
 @th.no_grad()
 def refresh_running_statistics(policy: ActorCriticPolicy, rollout_buffer: RolloutBuffer) -> list[nn.Module]:
     """
-    Let the actor's layers that keep statistics, such as batch norm, see the rollout once, since neither the step nor the
-    critic's fit moves them.
+    Update the running statistics of the actor's layers, such as batch norm, by one forward pass over the rollout; neither the
+    policy step nor the critic's fit updates them.
 
     :param policy: in training mode
     :param rollout_buffer: full
-    :return: those layers
+    :return: the layers with buffers that the action distribution is computed by
     """
     with_buffers = [module for module in policy.modules() if module._buffers]
     if not with_buffers:
@@ -80,11 +81,11 @@ def hold_actor(
     policy: ActorCriticPolicy, actor_parameters: Sequence[th.nn.Parameter], statistics: Sequence[nn.Module]
 ) -> None:
     """
-    Put the actor's layers in evaluation mode: a pass of the critic through those that they share then changes nothing in them.
+    Put the actor's layers in evaluation mode, so that the critic's forward passes leave the statistics of shared layers alone.
 
-    :param policy: the layers of which are looked at one by one
-    :param actor_parameters: as :func:`actor_gradient` found them
-    :param statistics: layers that keep statistics, as :func:`refresh_running_statistics` found them
+    :param policy: its modules' ``training`` flags are changed
+    :param actor_parameters: as :func:`actor_gradient` returns them
+    :param statistics: layers with running statistics, as :func:`refresh_running_statistics` returns them
     """
     actor = {id(parameter) for parameter in actor_parameters}
     for module in policy.modules():

@@ -1,4 +1,4 @@
-"""Action distributions of SB3 policies: their KL, their entropy, and the outputs that they are made of."""
+"""Action distributions of SB3 policies: their KL, entropy, torch components, and Fisher metric."""
 
 import copy
 import traceback
@@ -17,17 +17,18 @@ from sb3_trpo_plus.trust_region.metric import OutputBlock, kl_per_state, output_
 
 
 class NotADistributionError(ValueError):
-    """The outputs of a policy overflow or are not finite, and so are no parameters of a distribution."""
+    """The outputs of a policy are NaN or infinite, so that they do not define a distribution."""
 
 
 def action_distribution(policy: ActorCriticPolicy, observations: PyTorchObs) -> Distribution:
     """
-    The policy's action distributions in a batch of states. SB3 reuses one object for every batch; this one stays.
+    The policy's action distribution in each of a batch of states.
 
     :param policy: any policy with SB3's ``get_distribution``
     :param observations: tensor or dict of tensors, the samples along the first dimension
-    :return: a distribution of its own, differentiable by the policy's parameters unless gradients are off
-    :raises NotADistributionError: torch's distributions refuse the policy's outputs
+    :return: a copy, which later calls leave alone (``get_distribution`` returns the same object every time); differentiable
+        with respect to the policy's parameters unless gradients are off
+    :raises NotADistributionError: torch's distributions reject the policy's outputs
     """
     try:
         return copy.copy(policy.get_distribution(observations))
@@ -39,7 +40,7 @@ def action_distribution(policy: ActorCriticPolicy, observations: PyTorchObs) -> 
 
 
 def refused_by_torch(error: Exception) -> bool:
-    """Whether it was raised by a torch distribution's check of its parameters, or by its sampler: they have no exception."""
+    """Whether an exception was raised within ``torch.distributions``, which has no exception classes of its own."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).startswith("torch.distributions.")
 
@@ -47,10 +48,10 @@ def refused_by_torch(error: Exception) -> bool:
 @contextmanager
 def distribution_put_back(policy: ActorCriticPolicy) -> Iterator[None]:
     """
-    Leave the policy with the action distribution that it has now: one of an update holds autograd's graph, which can be
-    neither copied nor pickled and keeps the rollout's activations alive.
+    Restore ``policy.action_dist`` at the end of a ``with`` block. The one that an update computes holds autograd's graph,
+    which can be neither copied nor pickled and keeps the rollout's activations in memory.
 
-    :param policy: its ``action_dist``, if it has one, may be used within
+    :param policy: with or without an ``action_dist``
     """
     distribution = getattr(policy, "action_dist", None)
     if distribution is None:
@@ -80,7 +81,7 @@ def kl_divergence(old: Distribution, new: Distribution) -> th.Tensor:
 
 def averaged_dimensions(distribution: Distribution) -> int:
     """
-    How many dimensions of the action :func:`kl_divergence` averages over: the joint KL is that many times as much.
+    How many action dimensions :func:`kl_divergence` averages over: the KL of the joint distribution is that many times larger.
 
     :param distribution: for a batch of states
     :return: the dimensions of a Box or MultiBinary action, 1 for a Discrete or MultiDiscrete one
@@ -92,8 +93,8 @@ def entropy(distribution: Distribution, log_prob: th.Tensor, old_log_prob: th.Te
     """
     Mean entropy, exact or, where it has no closed form (squashed distributions), estimated from the taken actions.
 
-    The estimate weighs the actions by the ratio of the policies, since those of the old policy alone say nothing of how the
-    new one's entropy changes; the mean of the old log-probabilities is a baseline against its variance.
+    The estimate is importance-weighted by pi_new / pi_old, without which its gradient would not be the entropy's; the mean of
+    the old log-probabilities is a baseline that reduces its variance.
 
     :param distribution: for a batch of states
     :param log_prob: of the actions taken there, shape (states,)
@@ -119,6 +120,6 @@ def components(distribution: Distribution) -> list[td.Distribution]:
 
 
 def blocks_of(distribution: Distribution) -> list[OutputBlock] | None:
-    """The outputs of all components with their metric; None where that of one is not known."""
+    """The outputs of all components with their Fisher metrics; None if a component is of a family without a known metric."""
     groups = [output_blocks(component) for component in components(distribution)]
     return None if None in groups else [block for group in groups for block in group or []]

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sb3_trpo_plus.policies.actor import parameters_at
 from sb3_trpo_plus.policies.distributions import action_distribution, averaged_dimensions, blocks_of, kl_divergence
-from sb3_trpo_plus.policies.observations import select
+from sb3_trpo_plus.policies.observations import parts_of, select
 from sb3_trpo_plus.policies.plain import features, plain_actor
 from sb3_trpo_plus.trust_region.fisher import (
     FisherVectorProduct,
@@ -42,7 +42,7 @@ from sb3_trpo_plus.trust_region.mlp import Mlp, MlpJacobian
 
 Outputs = Callable[[], list[th.Tensor]]
 T = TypeVar("T")
-# Samples of a chunk in the products of convolutional policies.
+# Samples in a chunk, for the products of convolutional policies on the CPU.
 CHUNK = 128
 
 
@@ -50,7 +50,7 @@ def fisher_vector_product(
     policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor]
 ) -> FisherVectorProduct:
     """
-    The Fisher matrix of the policy, averaged over states, at its present parameters, as a product with vectors.
+    Product of the policy's Fisher matrix, averaged over states, at its present parameters, with vectors.
 
     :param policy: any policy with SB3's ``get_distribution``
     :param observations: tensor or dict of tensors, the samples along the first dimension
@@ -66,7 +66,7 @@ def empirical_fisher_vector_product(
     policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor, parameters: Sequence[th.Tensor]
 ) -> FisherVectorProduct:
     """
-    The covariance of the gradients of the log-probabilities of the actions taken, as a product with vectors.
+    Product of the empirical Fisher matrix, E[grad log pi grad log pi'] over the actions taken, with vectors.
 
     :param policy: any policy with SB3's ``get_distribution``
     :param observations: tensor or dict of tensors, the samples along the first dimension
@@ -99,7 +99,7 @@ def kl_curvature(
     policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor], vector: th.Tensor
 ) -> th.Tensor:
     """
-    v' F_s v with the Fisher matrix of each state alone: twice the quadratic model of :func:`kl_divergence` for a step v.
+    v' F_s v, with F_s the Fisher matrix of a single state: twice the second-order model of its KL(old || new) for a step v.
 
     :param policy: any policy with SB3's ``get_distribution``
     :param observations: tensor or dict of tensors, the samples along the first dimension
@@ -107,6 +107,13 @@ def kl_curvature(
     :param vector: flat
     :return: shape (states,), at least 0
     """
+    parts = _chunks(policy, observations) if _has_convolutions(policy) else [observations]
+    return th.cat([_curvature(policy, part, parameters, vector) for part in parts])
+
+
+def _curvature(
+    policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor], vector: th.Tensor
+) -> th.Tensor:
     with _twice_differentiable(policy):
         distribution = action_distribution(policy, observations)
     blocks = blocks_of(distribution)
@@ -124,15 +131,22 @@ def kl_curvature(
 
 
 def _in_chunks(policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor]) -> FisherVectorProduct:
-    """On the CPU convolutions run faster on samples so few that their activations stay in the caches."""
-    n_states = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
-    chunk_size = CHUNK if policy.device.type == "cpu" else n_states
-    products, weights = [], []
-    for start in range(0, n_states, chunk_size):
-        part = slice(start, min(start + chunk_size, n_states))
-        products.append(_product(policy, select(observations, part), parameters))
-        weights.append((part.stop - part.start) / n_states)
-    return sum_of_products(products, weights)
+    """The product as a weighted sum over chunks of samples."""
+    chunks = _chunks(policy, observations)
+    sizes = [_n_samples(chunk) for chunk in chunks]
+    products = [_product(policy, chunk, parameters) for chunk in chunks]
+    return sum_of_products(products, [size / sum(sizes) for size in sizes])
+
+
+def _chunks(policy: ActorCriticPolicy, observations: PyTorchObs) -> list[PyTorchObs]:
+    """On the CPU few samples at a time, so that the activations of convolutions stay in the caches."""
+    n_states = _n_samples(observations)
+    size = CHUNK if policy.device.type == "cpu" else n_states
+    return [select(observations, slice(start, start + size)) for start in range(0, n_states, size)]
+
+
+def _n_samples(observations: PyTorchObs) -> int:
+    return len(next(iter(parts_of(observations).values())))
 
 
 def _product(policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor]) -> FisherVectorProduct:
@@ -157,13 +171,15 @@ def _product(policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Se
 
 def _push(policy: ActorCriticPolicy, outputs: Outputs, parameters: Sequence[th.Tensor], blocks: Sequence[OutputBlock]) -> Push:
     """
-    v -> J v, the changes of a policy's outputs with a change of the parameters.
+    v -> J v, with J the Jacobian of a policy's outputs by its parameters.
 
-    For convolutions by forward mode, which takes half the time there. Where that has no rule for some layer, as for all other
-    networks, by reverse mode; where a layer has no second derivative either, by finite differences.
+    Convolutional policies use forward-mode differentiation, which takes half the time there. Other policies, and layers
+    without a forward-mode rule, use reverse mode; layers without a second derivative, finite differences.
 
-    :param outputs: computes them at the present parameters
-    :param blocks: the same outputs with their graph
+    :param policy: the policy
+    :param outputs: computes the outputs at the present values of the parameters
+    :param parameters: the actor's
+    :param blocks: the same outputs, with their autograd graph
     """
     ways: list[Callable[[], Push]] = [
         lambda: reverse_push(blocks, parameters),
@@ -176,10 +192,10 @@ def _push(policy: ActorCriticPolicy, outputs: Outputs, parameters: Sequence[th.T
 
 def _first_that_works(*ways: Callable[[], Callable[[th.Tensor], T]]) -> Callable[[th.Tensor], T]:
     """
-    A function of a vector, by the first way for which torch has all derivatives.
+    A function of a vector, computed by the first of several ways for which torch has all derivatives.
 
-    :param ways: each makes the function. Those are left aside that raise NotImplementedError, as torch does where it lacks a
-        derivative, and nothing that is an error of the user's or of the memory
+    :param ways: each returns the function. A way is dropped for good when it, or its function, raises NotImplementedError, as
+        torch does where it lacks a derivative; other errors, of the user's code or for lack of memory, are passed on
     """
     left = list(ways)
     made: Callable[[th.Tensor], T] | None = None
@@ -202,7 +218,7 @@ def _first_that_works(*ways: Callable[[], Callable[[th.Tensor], T]]) -> Callable
 def _by_forward_mode(
     policy: ActorCriticPolicy, outputs: Outputs, parameters: Sequence[th.Tensor], vector: th.Tensor
 ) -> list[th.Tensor]:
-    """:raises NotImplementedError: a layer has no rule for it"""
+    """J v by forward-mode differentiation; raises NotImplementedError if a layer has no rule for it."""
     spots = [(module, name, p) for module in policy.modules() for name, p in module._parameters.items() if p is not None]
     with fwAD.dual_level(), th.no_grad(), _without_compiling():
         pieces = zip(parameters, unflatten(vector, parameters), strict=True)
@@ -250,7 +266,7 @@ def _curvature_by_differences(
     parameters: Sequence[th.Tensor],
     vector: th.Tensor,
 ) -> th.Tensor:
-    """v' H_s v of each state, by differences of its KL(old || new), which has neither value nor slope where it begins."""
+    """v' H_s v of each state, by second differences of its KL(old || new), which is 0 with zero gradient at the old policy."""
 
     def kl() -> th.Tensor:
         return kl_divergence(old, action_distribution(policy, observations))
@@ -263,9 +279,14 @@ def _on_both_sides(
     parameters: Sequence[th.Tensor], vector: th.Tensor, compute: Callable[[], T], order: int = 3
 ) -> tuple[T, T, float]:
     """
-    Something ahead of the present parameters and behind them, and the distance, as a factor of the vector.
+    Evaluate a function at theta + h v and theta - h v, for finite differences.
 
-    :param order: the distance is this root of the precision, which balances rounding against curvature
+    :param parameters: theta; restored afterwards
+    :param vector: v, flat
+    :param compute: the function, of the present values of the parameters
+    :param order: h is proportional to eps^(1 / order), with eps the machine precision, which balances rounding against
+        truncation: 3 for a first central difference, 4 for a second one
+    :return: both values, and h
     """
     flat = flatten([parameter.detach() for parameter in parameters])
     norm = th.linalg.vector_norm(vector).item()
@@ -278,7 +299,7 @@ def _on_both_sides(
 
 
 def _outputs(policy: ActorCriticPolicy, latent_sde: th.Tensor | None, observations: PyTorchObs) -> list[th.Tensor]:
-    """:param latent_sde: what gSDE's standard deviations are made of, which are constant to autograd"""
+    """The distribution's outputs. ``latent_sde``, if given, replaces gSDE's latent features, as a constant to autograd."""
     distribution = action_distribution(policy, observations)
     if latent_sde is not None:
         mean = distribution.distribution.mean  # type: ignore[union-attr]  # gSDE's is one Normal
@@ -294,7 +315,7 @@ def _constant_latent(distribution: Distribution) -> th.Tensor | None:
 
 @contextmanager
 def _twice_differentiable(policy: ActorCriticPolicy) -> Iterator[None]:
-    """Where torch has several kernels for a layer, those whose derivatives can be differentiated again."""
+    """Make torch use kernels that can be differentiated twice, where a layer has several."""
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_without_compiling())
@@ -304,7 +325,7 @@ def _twice_differentiable(policy: ActorCriticPolicy) -> Iterator[None]:
 
 
 def _without_compiling() -> AbstractContextManager[Any]:
-    """Compiled modules have first derivatives alone. Where none has been compiled, the compiler need not be imported."""
+    """Run compiled modules eagerly, since they have no second derivatives; without importing the compiler if nobody has."""
     return th.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
@@ -315,7 +336,7 @@ def _has_convolutions(policy: ActorCriticPolicy) -> bool:
 def _closed_form(
     policy: ActorCriticPolicy, observations: PyTorchObs, parameters: Sequence[th.Tensor], blocks: Sequence[OutputBlock]
 ) -> FisherVectorProduct | None:
-    """The product for plain MLPs; None for other policies."""
+    """The Fisher-vector product in closed form, for plain MLPs; None for other policies."""
     network = _plain_network(policy, parameters)
     if network is None:
         return None
@@ -328,7 +349,7 @@ def _closed_form(
     n_std = policy.log_std.numel()
     result = policy.log_std.new_empty(n_std + network.size)
     of_network, of_log_std = mlp_fisher([mean], jacobian, result[n_std:]), gauss_newton_fisher([std], [policy.log_std])
-    # Where all states share one standard deviation, its metric is 2 in the logarithm, averaged over the dimensions.
+    # With one standard deviation for all states, the metric in log std is 2, divided by the dimensions averaged over.
     is_shared = isinstance(policy.action_dist, DiagGaussianDistribution)
 
     def product(vector: th.Tensor) -> th.Tensor:
@@ -340,7 +361,7 @@ def _closed_form(
 
 
 def _plain_network(policy: ActorCriticPolicy, parameters: Sequence[th.Tensor]) -> Mlp | None:
-    """The policy's network where it is a plain MLP and the parameters are log_std, if there is one, and the network's."""
+    """The actor's MLP; None if it is not plain, or ``parameters`` are not log_std (if any) and the MLP's, in this order."""
     network = plain_actor(policy)
     if network is None:
         return None

@@ -1,4 +1,4 @@
-"""Batches of observations: a tensor, or a dict of them."""
+"""Batches of observations: an array or tensor, or a dict of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +13,8 @@ def select(observations: PyTorchObs, index: slice | th.Tensor) -> PyTorchObs:
     Some samples of a batch of observations.
 
     :param observations: tensor or dict of tensors, the samples along the first dimension
-    :param index: of the samples, a slice or integers of shape (samples,)
-    :return: of the same kind
+    :param index: slice, or integers of shape (samples,)
+    :return: tensor or dict of tensors, as ``observations``
     """
     if isinstance(observations, dict):
         return {key: value[index] for key, value in observations.items()}
@@ -27,17 +27,17 @@ def every(observations: PyTorchObs, k: int) -> PyTorchObs:
 
     :param observations: tensor or dict of tensors, the samples along the first dimension
     :param k: at least 1
-    :return: views of the same kind
+    :return: views: tensor or dict of tensors, as ``observations``
     """
     return select(observations, slice(None, None, k))
 
 
 def stack(observations: Sequence[Any]) -> Any:
     """
-    A batch of observations from single ones.
+    Stack single observations into a batch.
 
     :param observations: arrays, or dicts of arrays
-    :return: of the same kind, the samples along the first dimension
+    :return: array or dict of arrays, the samples along the first dimension
     """
     if isinstance(observations[0], dict):
         return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
@@ -46,14 +46,14 @@ def stack(observations: Sequence[Any]) -> Any:
 
 def parts_of(observations: Any) -> dict[str, Any]:
     """
-    The arrays or tensors of a batch of observations by their keys.
+    A batch of observations as a dict, also if it is not one.
 
-    :param observations: one, or a dict of them
-    :return: a dict, whose only key is "" where there was none
+    :param observations: array or tensor, or a dict of them
+    :return: the dict itself, or one with the single key ""
     """
     return observations if isinstance(observations, dict) else {"": observations}
 
 
 def whole_of(parts: dict[str, Any]) -> Any:
-    """What :func:`parts_of` made this of."""
+    """The inverse of :func:`parts_of`."""
     return parts[""] if parts.keys() == {""} else parts

@@ -1,9 +1,9 @@
 """
-Which policies and buffers are plain, so that closed forms may stand in for modules and autograd.
+Which policies and buffers are plain: what they compute is known, so that closed forms may replace modules and autograd.
 
-Everything that the closed forms take for granted is in :data:`ASSUMPTIONS`, and in :func:`plain_actor` and
-:func:`plain_critic` for the one network that each is about. They are looked at anew in every rollout and update. A policy of
-which one does not hold takes the general path, which is SB3's own.
+Everything that the closed forms assume of a policy is listed in :data:`ASSUMPTIONS`; what they assume of the actor's or the
+critic's network is checked by :func:`plain_actor` and :func:`plain_critic`. All is checked again in every rollout and update.
+A policy that violates an assumption takes the general path, through SB3's methods.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ DISTRIBUTIONS = (
     DiagGaussianDistribution, CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution,
     StateDependentNoiseDistribution,
 )  # fmt: skip
-# Methods of policies that make them or write them to files, or that are not used in training.
-MAKING = {
+# Methods of policies that are only used to construct, save or load them, or to predict: overriding them is harmless.
+IRRELEVANT_METHODS = {
     "__init__", "_build", "_build_mlp_extractor", "_get_constructor_parameters", "_predict", "_update_features_extractor",
     "init_weights", "load", "load_from_vector", "make_features_extractor", "parameters_to_vector", "predict", "save",
 }  # fmt: skip
@@ -51,7 +51,7 @@ GLOBAL_HOOKS = (
 
 
 def _functions(cls: type, base: type = object) -> dict[str, Any]:
-    """The functions that a class and those between it and its base define, but for those that make or show it."""
+    """The methods that a class inherits from below ``base``, apart from those that only construct or print an object."""
     names = {name for one in cls.__mro__ if one not in base.__mro__ for name, value in vars(one).items() if callable(value)}
     return {name: getattr(cls, name) for name in names - {"__init__", "extra_repr", "reset_parameters"}}
 
@@ -60,14 +60,14 @@ def _methods_of_modules(cls: type) -> dict[str, Any]:
     return {name: getattr(cls, name) for name in OF_MODULES}
 
 
-# As they are when this package is imported: a class that is patched later is as little plain as one that overrides them.
+# The methods at the time of import, by class: if a method is patched later, or overridden, the object is not plain.
 ORIGINAL: dict[type, dict[str, Any]] = {
     ActorCriticPolicy: {
         name: function
         for name, function in {**_functions(ActorCriticPolicy, nn.Module), **_methods_of_modules(ActorCriticPolicy)}.items()
-        if name not in MAKING
+        if name not in IRRELEVANT_METHODS
     },
-    # What the policy's own method goes on to.
+    # ActorCriticPolicy.extract_features calls it.
     BasePolicy: {"extract_features": BasePolicy.extract_features},
     nn.Module: _methods_of_modules(nn.Module),
     **{cls: _functions(cls) for cls in (*DISTRIBUTIONS, RolloutBuffer, DictRolloutBuffer)},
@@ -75,7 +75,7 @@ ORIGINAL: dict[type, dict[str, Any]] = {
         cls: _functions(cls, nn.Module)
         for cls in (FlattenExtractor, CombinedExtractor, MlpExtractor, nn.Flatten, nn.Linear, *ELEMENTWISE)
     },
-    # They are only gone through.
+    # Containers, of which only forward matters, or nothing.
     nn.Sequential: {"forward": nn.Sequential.forward},
     nn.ModuleDict: {},
 }
@@ -83,18 +83,18 @@ ORIGINAL: dict[type, dict[str, Any]] = {
 
 def is_as_written(thing: Any, cls: type) -> bool:
     """
-    Whether an object does what its class, or a class above it, did when this package was imported.
+    Whether an object has the methods that a class had when this package was imported.
 
-    :param thing: of any class
-    :param cls: one of ``ORIGINAL``
-    :return: False if one of its methods is overridden, or patched on the class or on the object itself
+    :param thing: object of any class
+    :param cls: a key of ``ORIGINAL``
+    :return: False if it is no instance of ``cls``, or one of the methods is overridden, or patched on a class or the object
     """
     functions = ORIGINAL[cls]
     return (
         isinstance(thing, cls)
         and all(getattr(type(thing), name, None) is function for name, function in functions.items())
         and vars(thing).keys().isdisjoint(functions)
-        # nn.Module.compile() leaves this.
+        # Set by nn.Module.compile().
         and vars(thing).get("_compiled_call_impl") is None
     )
 
@@ -110,8 +110,8 @@ def _has_a_distribution_of_sb3(policy: ActorCriticPolicy) -> bool:
     return kind in DISTRIBUTIONS and is_as_written(policy.action_dist, kind)
 
 
-def _has_features_of_its_own(policy: ActorCriticPolicy) -> bool:
-    """gSDE whose variance is learned through the network is no Gaussian with a standard deviation apart."""
+def _has_std_apart_from_network(policy: ActorCriticPolicy) -> bool:
+    """With gSDE's ``learn_features``, the variance too depends on the network, which the closed forms do not cover."""
     return not getattr(policy.action_dist, "learn_features", False)
 
 
@@ -144,9 +144,12 @@ def _has_sb3s_mlp_extractor(policy: ActorCriticPolicy) -> bool:
 
 
 def _has_no_hooks_on_modules(policy: ActorCriticPolicy) -> bool:
-    return not any(getattr(module, hooks) for module in policy.modules() for hooks in HOOKS) and not any(
-        getattr(module_of_torch, hooks) for hooks in GLOBAL_HOOKS
-    )
+    return not (has_global_hooks() or any(getattr(module, hooks) for module in policy.modules() for hooks in HOOKS))
+
+
+def has_global_hooks() -> bool:
+    """Whether hooks are registered on all modules of the process."""
+    return any(getattr(module_of_torch, hooks) for hooks in GLOBAL_HOOKS)
 
 
 def _has_no_hooks_on_parameters(policy: ActorCriticPolicy) -> bool:
@@ -157,11 +160,11 @@ def _is_not_autocast(policy: ActorCriticPolicy) -> bool:
     return not th.is_autocast_enabled(policy.device.type)
 
 
-#: What a closed form takes for granted of the whole policy: in words, and how it is found out
+#: What the closed forms assume of a policy, in words, and the function that checks it
 ASSUMPTIONS: dict[str, Callable[[ActorCriticPolicy], bool]] = {
     "methods are SB3's": _has_sb3s_methods,
     "the action distribution is SB3's": _has_a_distribution_of_sb3,
-    "the variance is not learned through the network": _has_features_of_its_own,
+    "the variance is not learned through the network": _has_std_apart_from_network,
     "the standard deviation is a parameter": _has_a_parameter_for_std,
     "observations are only flattened": _flattens_observations,
     "the MLP extractor is SB3's": _has_sb3s_mlp_extractor,
@@ -176,30 +179,44 @@ def plain_actor(policy: ActorCriticPolicy) -> Mlp | None:
     The MLP from the features to the action distribution's means or logits.
 
     :param policy: any policy
-    :return: None if one of ``ASSUMPTIONS`` does not hold, or the network is not plain: a ``Sequential`` of Linear layers with
-        a bias and elementwise activations in turn, and a Linear head, whose parameters are all trained and in no other place
+    :return: None if one of ``ASSUMPTIONS`` does not hold, or the network is not plain. A plain one is a ``Sequential`` that
+        alternates Linear layers with a bias and elementwise activations, followed by a Linear head; all its parameters are
+        trainable, and none is shared with another layer
     """
-    return _plain(policy, "policy_net", "action_net")
+    return _network(policy, "policy_net", "action_net") if _is_plain(policy) else None
 
 
 def plain_critic(policy: ActorCriticPolicy) -> Mlp | None:
     """
-    The MLP from the features to the value; as :func:`plain_actor`.
+    The MLP from the features to the value.
 
     :param policy: any policy
-    :return: None if it is not plain
+    :return: None under the same conditions as in :func:`plain_actor`
     """
-    return _plain(policy, "value_net", "value_net")
+    return _network(policy, "value_net", "value_net") if _is_plain(policy) else None
+
+
+def plain_networks(policy: ActorCriticPolicy) -> tuple[Mlp, Mlp] | None:
+    """
+    Actor and critic of a policy of which both are plain.
+
+    :param policy: any policy
+    :return: None if one of them is not, as for :func:`plain_actor` and :func:`plain_critic`
+    """
+    if not _is_plain(policy):
+        return None
+    actor, critic = _network(policy, "policy_net", "action_net"), _network(policy, "value_net", "value_net")
+    return None if actor is None or critic is None else (actor, critic)
 
 
 def is_plain_buffer(buffer: RolloutBuffer) -> bool:
-    """Whether it is one of SB3's own, which nobody has patched."""
+    """Whether it is a ``RolloutBuffer`` or ``DictRolloutBuffer``, not a subclass, with unpatched methods."""
     return type(buffer) in (RolloutBuffer, DictRolloutBuffer) and is_as_written(buffer, type(buffer))
 
 
 def features(policy: ActorCriticPolicy, observations: PyTorchObs) -> th.Tensor:
     """
-    The inputs of a plain policy's MLPs.
+    The inputs of a plain policy's MLPs: the preprocessed, flattened observations.
 
     :param policy: plain
     :param observations: the states along the first dimension
@@ -212,13 +229,13 @@ def distribution_of(
     distribution: Distribution, outputs: th.Tensor, log_std: th.Tensor | None, latent: th.Tensor
 ) -> Distribution:
     """
-    The action distribution that a plain policy makes of its network's outputs.
+    Set the parameters of an action distribution, as a plain policy does.
 
-    :param distribution: the policy's; is changed, as ``proba_distribution`` does
+    :param distribution: of the policy's class; changed in place by ``proba_distribution``
     :param outputs: means or logits, shape (states, outputs)
-    :param log_std: of Gaussians and gSDE
-    :param latent: the last hidden layer, for gSDE
-    :return: the distribution, for these states
+    :param log_std: the policy's, used for Gaussians and gSDE
+    :param latent: activations of the last hidden layer, used for gSDE, shape (states, features)
+    :return: ``distribution``
     """
     if isinstance(distribution, StateDependentNoiseDistribution):
         return distribution.proba_distribution(outputs, log_std, latent)  # type: ignore[arg-type]
@@ -227,9 +244,11 @@ def distribution_of(
     return distribution.proba_distribution(outputs)
 
 
-def _plain(policy: ActorCriticPolicy, hidden: str, head: str) -> Mlp | None:
-    if not all(holds(policy) for holds in ASSUMPTIONS.values()):
-        return None
+def _is_plain(policy: ActorCriticPolicy) -> bool:
+    return all(holds(policy) for holds in ASSUMPTIONS.values())
+
+
+def _network(policy: ActorCriticPolicy, hidden: str, head: str) -> Mlp | None:
     sequence = getattr(policy.mlp_extractor, hidden)
     if type(sequence) is not nn.Sequential or not is_as_written(sequence, nn.Sequential):
         return None
@@ -239,7 +258,7 @@ def _plain(policy: ActorCriticPolicy, hidden: str, head: str) -> Mlp | None:
     layers = [module for module in modules if type(module) is nn.Linear]
     if any(layer.bias is None for layer in layers):
         return None
-    # SB3's own MlpExtractor begins with a layer and alternates the two; one that was edited may not.
+    # SB3's MlpExtractor alternates Linear layers and activations; a user's edit may have broken that.
     if any((type(module) is nn.Linear) != (place % 2 == 0) for place, module in enumerate(modules)):
         return None
     network = Mlp(layers, list(_out_of_place(module for module in modules if type(module) is not nn.Linear)))
@@ -249,7 +268,7 @@ def _plain(policy: ActorCriticPolicy, hidden: str, head: str) -> Mlp | None:
 
 
 def _out_of_place(activations: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """The closed forms look at an activation's inputs again."""
+    """Not in place, since the closed forms use an activation's inputs again."""
     for activation in activations:
         if getattr(activation, "inplace", False):
             activation = copy.copy(activation)
@@ -258,7 +277,7 @@ def _out_of_place(activations: Iterable[nn.Module]) -> Iterator[nn.Module]:
 
 
 def _is_shared(policy: ActorCriticPolicy, network: Mlp) -> bool:
-    """Whether one of the network's parameters is in a second place, in it or elsewhere in the policy."""
+    """Whether one of the network's parameters is registered a second time, in the network or elsewhere in the policy."""
     own = {id(parameter) for parameter in network.parameters}
     places = sum(id(parameter) in own for _, parameter in policy.named_parameters(remove_duplicate=False))
     return not len(own) == len(network.parameters) == places

@@ -1,1 +1,1 @@
-"""Collection of experience, and what of it an update uses."""
+"""Collection of rollouts, and the samples that the policy update takes from them."""

@@ -1,8 +1,9 @@
-"""The two ways of going through a rollout: step by step as SB3, and with what can wait left for one batch."""
+"""How a rollout is collected: everything at each step, as SB3 does, or values and log-probabilities later, in one batch."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -11,7 +12,6 @@ import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -26,14 +26,16 @@ from sb3_trpo_plus.rollouts.frozen import FrozenPolicy, filled_when_read
 from sb3_trpo_plus.rollouts.noise import noise_width, standard_noise
 
 Array = npt.NDArray[Any]
-# Numbers of noise that are drawn at a time, where nobody else draws between the steps.
+# Limit on the random numbers drawn ahead, where no other code can draw from the generator between the steps.
 MOST_NOISE = 2**20
+# Parameters above which comparing them after each step takes longer than SB3's way.
+MOST_WATCHED = 2**18
 
 
 class Acting(Protocol):
     """
-    One of the ways. Its ``obs_tensor``, ``values`` and ``log_probs`` are those of the step that :meth:`act` was called for, as
-    ``OnPolicyAlgorithm.collect_rollouts`` has them.
+    A way of collecting a rollout. ``obs_tensor``, ``values`` and ``log_probs`` belong to the last call of :meth:`act`, and
+    equal the local variables of these names in ``OnPolicyAlgorithm.collect_rollouts``.
     """
 
     @property
@@ -45,39 +47,41 @@ class Acting(Protocol):
 
     def act(self, observations: Observations) -> Array:
         """
+        Sample the actions of one step.
+
         :param observations: of all environments
-        :return: the actions as the policy makes them, shape (environments, ...)
-        :raises NotFiniteError: they, or the observations, are not finite
+        :return: the actions before clipping or unscaling, shape (environments, ...)
+        :raises NotFiniteError: an action or an observation is NaN or infinite
         """
 
     def noise_was_reset(self) -> None:
-        """gSDE has new matrices."""
+        """To be called after ``policy.reset_noise``: gSDE's exploration matrices are new."""
 
     def record(self, rewards: Array, starts: Array, dones: Array, infos: list[dict[str, Any]]) -> Acting:
         """
-        Put the step into the buffer.
+        Add the step to the buffer. Observations and actions are those of the last :meth:`act`.
 
-        :param rewards: of all environments
-        :param starts: whether an episode began with the observations
-        :param dones: whether it ended with the step
-        :param infos: of the step
-        :return: the way to go on
+        :param rewards: shape (environments,); may be changed in place, to bootstrap truncated episodes
+        :param starts: whether the observations are the first of an episode, shape (environments,)
+        :param dones: whether the step ended an episode, shape (environments,)
+        :param infos: what ``env.step`` returned, one for each environment
+        :return: the object that collects the following steps: this one, or another if a callback has changed the policy
         """
 
     def finish(self) -> None:
-        """Complete the buffer."""
+        """Write what was put off into the buffer. To be called once, however the rollout ends."""
 
     def was_policy_changed(self) -> bool:
-        """Whether the policy is another than the one that acts."""
+        """Whether the model's policy no longer is, or acts as, the copy that samples the actions."""
 
 
 class StepByStep:
     """
-    SB3's way, for any policy and buffer.
+    Calls the policy's ``forward`` and the buffer's ``add`` at each step, as SB3 does: for any policy and buffer.
 
-    :param model: whose policy acts
+    :param model: its ``policy`` acts
     :param buffer: to be filled
-    :param gamma: discount factor, of what truncated episodes would have gone on to earn
+    :param gamma: discount factor, of the bootstrap value of truncated episodes
     """
 
     def __init__(self, model: OnPolicyAlgorithm, buffer: RolloutBuffer, gamma: float) -> None:
@@ -85,19 +89,19 @@ class StepByStep:
 
     @property
     def policy(self) -> ActorCriticPolicy:
-        """Read anew at each step, as users may put another in its place."""
+        """Looked up at each step, since a callback may have replaced ``model.policy``."""
         return self.model.policy
 
     @th.no_grad()
     def act(self, observations: Observations) -> Array:
         self.observations = observations
         self.obs_tensor = obs_as_tensor(observations, self.policy.device)
-        if not all(np.isfinite(array).all() for array in parts_of(observations).values()):
+        if not _are_finite(*parts_of(observations).values()):
             refuse_to_act(observations, self.policy, _when(self.buffer))
         try:
             actions, self.values, self.log_probs = self.policy(self.obs_tensor)
         except (ValueError, RuntimeError) as error:
-            # Torch's distributions, or where those do not look its samplers, refuse with the whole batch for a message.
+            # Torch raises these for NaN logits or means; its message prints the whole batch.
             if not (refused_by_torch(error) or first_broken_parameter(self.policy)):
                 raise
             refuse_to_act(observations, self.policy, _when(self.buffer))
@@ -128,29 +132,31 @@ class StepByStep:
 
 class InOneBatch:
     """
-    For plain policies on the CPU: per step only what the next action needs.
+    For plain policies on the CPU: computes only the actions at each step.
 
-    Values, log-probabilities and the values of truncated episodes' last observations follow in one batch each, when the
-    rollout is complete or somebody looks at them. They are those of the policy that acted, whatever has become of it since.
+    Values, log-probabilities and the bootstrap values of truncated episodes are computed in one batch each, when the rollout
+    is complete or when they are read. They are those of the policy that acted, even if it has been changed since.
 
-    :param model: whose policy it is
-    :param frozen: the policy, that acts
-    :param buffer: plain, to be filled from where it stands to its end
+    :param model: its ``policy`` was copied to ``frozen``
+    :param frozen: copy of the policy, from which actions are sampled
+    :param buffer: plain; filled from ``buffer.pos`` to its end
     :param gamma: discount factor
-    :param n_envs: environments
-    :param watches: whether somebody else's code runs between the steps. The noise is then drawn step by step, as SB3 draws it;
-        a policy that has been changed acts from the next step on; and the buffer and the policy's distribution are filled when
-        they are looked at
+    :param n_envs: number of environments
+    :param watches: whether user code, such as a callback, runs between the steps. If so, the noise is drawn step by step, as
+        in SB3; the policy is compared with its copy after each step, and changes take effect at the next one; and the buffer
+        and the policy's distribution are brought up to date when they are read
     """
 
     @classmethod
     def of(
         cls, model: OnPolicyAlgorithm, buffer: RolloutBuffer, gamma: float, n_steps: int, n_envs: int, watches: bool
     ) -> InOneBatch | None:
-        """:return: None where the policy or the buffer is not plain, or the buffer longer than the rollout"""
+        """:return: None if the policy or the buffer is not plain, the rollout does not fill the buffer, or it does not pay"""
         if not is_plain_buffer(buffer) or n_steps != buffer.buffer_size:
             return None
         frozen = FrozenPolicy.of(model.policy)
+        if frozen is not None and watches and frozen.n_parameters > MOST_WATCHED:
+            return None
         return None if frozen is None else cls(model, frozen, buffer, gamma, n_envs, watches)
 
     def __init__(
@@ -167,6 +173,7 @@ class InOneBatch:
         self.n_envs, self.watches = n_envs, watches
         self.actor = FastActor(frozen, n_envs)
         self.noise: list[Array] = []
+        self.generator: th.Tensor | None = None
         self.n_complete = buffer.pos
         self.acted: list[Array] = []
         self.truncations: list[tuple[int, int, Any]] = []
@@ -178,7 +185,9 @@ class InOneBatch:
         if watches:
             self.take_back = [
                 filled_when_read(buffer, ("values", "log_probs"), self.complete),
-                filled_when_read(self.policy.action_dist, ("distribution",), self._show_distribution),
+                filled_when_read(
+                    self.policy.action_dist, ("distribution",), self._show_distribution, self._distribution_was_written
+                ),
             ]
 
     def act(self, observations: Observations) -> Array:
@@ -186,7 +195,10 @@ class InOneBatch:
         self._values = self._log_probs = None
         self.is_shown = False
         self.actions = self.actor.act(observations, self._next_noise())
-        if not (np.isfinite(self.actor.outputs).all() and np.isfinite(self.actor.inputs).all()):
+        inputs, outputs = self.actor.inputs, self.actor.outputs
+        # The sum of finite numbers can overflow, so its not being finite proves nothing yet.
+        total = np.add.reduce(inputs, axis=None) + np.add.reduce(outputs, axis=None)
+        if not (math.isfinite(total) or _are_finite(inputs, outputs)):
             self.is_shown = True
             refuse_to_act(observations, self.policy, _when(self.buffer))
         return self.actions
@@ -218,18 +230,16 @@ class InOneBatch:
                 return self._hand_over(rewards, starts, dones, infos)
             self.actor.read_exploration()
             if self._values is not None or self._log_probs is not None:
-                # Whoever has looked at them may have changed them.
+                # A callback that has read these tensors may have changed them in place: SB3 would store them as they are now.
                 self.looked_at[self.buffer.pos] = self.values, self.log_probs
-        buffer, step, ended = self.buffer, self.buffer.pos, _truncated(dones, infos)
-        if self.watches and ended:
-            for (index, _), value in zip(ended, self._values_of([last for _, last in ended]), strict=True):
-                rewards[index] += self.gamma * value
+        buffer, step = self.buffer, self.buffer.pos
+        if True in dones.tolist():
+            self._bootstrap(rewards, dones, infos)
+        if isinstance(buffer.observations, dict):
+            for name, held in buffer.observations.items():
+                held[step] = self.observations[name].reshape(held.shape[1:])
         else:
-            # Environments may write the next episode into the same arrays.
-            self.truncations += [(step, index, copy.deepcopy(last)) for index, last in ended]
-        given = parts_of(self.observations)
-        for name, held in parts_of(buffer.observations).items():
-            held[step] = given[name].reshape(held.shape[1:])
+            buffer.observations[step] = self.observations.reshape(buffer.observations.shape[1:])  # type: ignore[union-attr]
         buffer.actions[step] = self.actions.reshape(buffer.actions.shape[1:])
         buffer.rewards[step] = rewards
         buffer.episode_starts[step] = starts
@@ -240,7 +250,7 @@ class InOneBatch:
 
     @th.no_grad()
     def complete(self) -> None:
-        """Values, log-probabilities and bootstraps of the steps that are in the buffer, into the buffer."""
+        """Fill in values, log-probabilities and bootstrapped rewards of the recorded steps that lack them yet."""
         buffer, arrays = self.buffer, vars(self.buffer)
         steps, self.n_complete = slice(self.n_complete, buffer.pos), buffer.pos
         n_steps = steps.stop - steps.start
@@ -248,7 +258,7 @@ class InOneBatch:
             return
         rows = {name: held[steps].reshape(-1, *held.shape[2:]) for name, held in parts_of(buffer.observations).items()}
         observations = obs_as_tensor(whole_of(rows), self.policy.device)
-        # The buffer's have the action space's type.
+        # Not the buffer's actions, which have the action space's dtype instead of the policy's.
         actions, self.acted = self._as_policy_makes_them(np.concatenate(self.acted)), []
         arrays["values"][steps] = self.frozen.values(observations).view(n_steps, -1).numpy()
         arrays["log_probs"][steps] = self.frozen.distribution(observations).log_prob(actions).view(n_steps, -1).numpy()
@@ -260,29 +270,48 @@ class InOneBatch:
             arrays["values"][step], arrays["log_probs"][step] = values.numpy().flatten(), log_probs.numpy()
         self.looked_at = {}
 
+    def _bootstrap(self, rewards: Array, dones: Array, infos: list[dict[str, Any]]) -> None:
+        """Add the value of the last observation to the reward where an episode was cut off, at once or with the batch."""
+        ended = _truncated(dones, infos)
+        if not self.watches:
+            # Environments may write the next episode into the same arrays.
+            self.truncations += [(self.buffer.pos, index, copy.deepcopy(last)) for index, last in ended]
+        elif ended:
+            for (index, _), value in zip(ended, self._values_of([last for _, last in ended]), strict=True):
+                rewards[index] += self.gamma * value
+
     def _values_of(self, observations: Sequence[Any]) -> Array:
         values: Array = self.frozen.values(self.policy.obs_to_tensor(stack(observations))[0]).numpy().flatten()
         return values
 
     def finish(self) -> None:
-        self.complete()
-        for take_back in self.take_back:
-            take_back()
-        self.take_back = []
+        try:
+            self.complete()
+        finally:
+            for take_back in self.take_back:
+                take_back()
+            self.take_back = []
         self._show_distribution()
+        if not self.watches:
+            self._look_for_other_draws()
+            self.model._others_draw = bool(self.model._others_draw)  # type: ignore[attr-defined]
+
+    def _distribution_was_written(self) -> None:
+        """By the policy's own methods, as when a callback calls ``predict``: as in SB3 it stays until the next step."""
+        self.is_shown = True
 
     def _show_distribution(self) -> None:
-        """Leave the policy with the distribution of the last step, as its own forward does."""
+        """Set ``policy.action_dist`` to the distribution of the last step, as the policy's ``forward`` would have done."""
         if not self.is_shown and hasattr(self, "observations"):
             self.is_shown = True
             self.frozen.distribution(self.obs_tensor, into=self.policy.action_dist)
 
     def was_policy_changed(self) -> bool:
-        """Since it was frozen."""
+        """Whether ``model.policy`` has been replaced or changed since it was copied."""
         return self.model.policy is not self.policy or not self.frozen.is_as_the_policy()
 
     def _hand_over(self, rewards: Array, starts: Array, dones: Array, infos: list[dict[str, Any]]) -> Acting:
-        """Go on with the policy as it is now. The last action was still the old one's."""
+        """Record this step, whose action is from the old policy, and return an object that collects with the changed one."""
         last = StepByStep(self.model, self.buffer, self.gamma)
         last.observations, last.actions, last.obs_tensor = self.observations, self.actions, self.obs_tensor
         last.values, last.log_probs = self.values, self.log_probs
@@ -293,13 +322,23 @@ class InOneBatch:
 
     def _next_noise(self) -> Array | None:
         distribution = self.policy.action_dist
-        if isinstance(distribution, StateDependentNoiseDistribution):
+        if self.actor.is_gsde:
             return None
         if not self.noise:
-            left = self.buffer.buffer_size - self.buffer.pos
-            n_steps = 1 if self.watches else min(left, max(1, MOST_NOISE // (self.n_envs * noise_width(distribution))))
+            n_steps = 1
+            if not self.watches:
+                self._look_for_other_draws()
+                if self.model._others_draw is False:  # type: ignore[attr-defined]
+                    left = self.buffer.buffer_size - self.buffer.pos
+                    n_steps = min(left, max(1, MOST_NOISE // (self.n_envs * noise_width(distribution))))
             self.noise = list(self.actor.scaled(standard_noise(distribution, n_steps, self.n_envs).numpy())[::-1])
+            self.generator = None if self.watches else th.get_rng_state()
         return self.noise.pop()
+
+    def _look_for_other_draws(self) -> None:
+        """Find out whether the environments draw from torch's generator between the steps."""
+        if self.generator is not None and not th.equal(self.generator, th.get_rng_state()):
+            self.model._others_draw = True  # type: ignore[attr-defined]
 
     def _as_policy_makes_them(self, actions: Array) -> th.Tensor:
         if isinstance(self.policy.action_space, spaces.Discrete):
@@ -307,10 +346,12 @@ class InOneBatch:
         return th.as_tensor(actions.reshape(len(actions), -1))
 
 
+def _are_finite(*arrays: Array) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
 def _truncated(dones: Array, infos: list[dict[str, Any]]) -> list[tuple[int, Any]]:
-    """Environments whose episode was cut off by a time limit, with its last observation."""
-    if not dones.any():
-        return []
+    """Index and terminal observation of each environment whose episode was truncated by a time limit in this step."""
     ended = [(int(index), infos[index]) for index in np.flatnonzero(dones)]
     return [
         (index, info["terminal_observation"])

@@ -1,4 +1,4 @@
-"""What callbacks see of a rollout, and what they may do to it."""
+"""The ``locals`` that callbacks see in a rollout, and which callbacks are known not to touch the policy."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from stable_baselines3.common import callbacks as of_sb3
 from stable_baselines3.common.callbacks import BaseCallback
 
-# They look at no tensor and leave the policy as it is, and so does what they call, but for their own callbacks.
+# Callbacks that neither read tensors of the rollout nor change the policy, apart from what callbacks given to them do.
 KNOWN = {
     of_sb3.CallbackList, of_sb3.CheckpointCallback, of_sb3.ConvertCallback, of_sb3.EvalCallback, of_sb3.EveryNTimesteps,
     of_sb3.LogEveryNTimesteps, of_sb3.ProgressBarCallback, of_sb3.StopTrainingOnMaxEpisodes,
@@ -17,7 +17,7 @@ LAZY = ("obs_tensor", "values", "log_probs")
 
 
 def family(callback: BaseCallback | None) -> Iterator[BaseCallback]:
-    """A callback and those that it calls."""
+    """The callback and, recursively, the callbacks that it calls."""
     if isinstance(callback, BaseCallback):
         yield callback
         for name in ("callback", "callback_on_new_best"):
@@ -27,7 +27,7 @@ def family(callback: BaseCallback | None) -> Iterator[BaseCallback]:
 
 
 def runs_known_code_alone(callback: BaseCallback) -> bool:
-    """Whether nothing that a user wrote is called between the steps: nothing then looks at the policy or changes it."""
+    """Whether the callback and its children are all of ``KNOWN``, so that no user code reads or changes the policy."""
     return all(map(_is_known, family(callback)))
 
 
@@ -37,19 +37,19 @@ def _is_known(callback: BaseCallback) -> bool:
     if not (kind in KNOWN or of_rl_zoo) or {"_on_step", "on_step", "update_locals"} & vars(callback).keys():
         return False
     if isinstance(callback, of_sb3.ConvertCallback):
-        # LogEveryNTimesteps calls a method of its own through one.
+        # LogEveryNTimesteps wraps its own method in a ConvertCallback.
         return callback.callback is None or type(getattr(callback.callback, "__self__", None)) in KNOWN
-    # Episodes of an evaluation that are not deterministic draw from the generator that the actions come from.
+    # A stochastic evaluation draws from the generator that the rollout's actions are sampled with.
     return getattr(callback, "deterministic", True)
 
 
 class Locals(dict[str, Any]):
     """
-    The local variables of a rollout, of which some are computed when they are read.
+    A callback's ``locals``, in which the variables of ``LAZY`` are computed only when they are read.
 
-    Whoever copies it, into a dict or otherwise, gets all of them, computed.
+    Copies, also into a plain dict, contain all of them.
 
-    :param source: has them as attributes
+    :param source: object with the ``LAZY`` variables as attributes; None: there are none to compute
     """
 
     source: Any = None
@@ -57,9 +57,10 @@ class Locals(dict[str, Any]):
     @classmethod
     def shared_by(cls, callback: BaseCallback) -> "Locals":
         """
-        The one that a callback and those that it calls look at from now on, in the place of the dict that they shared.
+        Replace the ``locals`` dict that a callback and its children share by a single :class:`Locals`.
 
-        :param callback: of the training
+        :param callback: the one given to ``collect_rollouts``
+        :return: their new ``locals``
         """
         if isinstance(callback.locals, cls):
             return callback.locals
@@ -72,10 +73,10 @@ class Locals(dict[str, Any]):
 
     def show(self, source: Any, **variables: Any) -> None:
         """
-        The next step.
+        Set the variables of the next step.
 
-        :param source: has the lazy ones as attributes
-        :param variables: the others
+        :param source: object with the ``LAZY`` variables of the step as attributes
+        :param variables: all others, by name
         """
         self.source = source
         for name in LAZY:
@@ -83,7 +84,7 @@ class Locals(dict[str, Any]):
         dict.update(self, variables)
 
     def settle(self) -> None:
-        """Compute what is not yet computed, and forget where it comes from."""
+        """Compute the ``LAZY`` variables that have not been read yet, and drop ``source``."""
         source, self.source = self.source, None
         if source is not None:
             for name in LAZY:
@@ -105,7 +106,7 @@ class Locals(dict[str, Any]):
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         if args and args[0] is self:
-            # SB3's callbacks update their own with the one that they are given, which it is.
+            # BaseCallback.update_locals does self.locals.update(locals_), and here both are this object.
             return
         dict.update(self, *args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Whether what a rollout is made of can be used."""
+"""Checks that the numbers of a rollout are finite."""
 
 from typing import Any, NoReturn
 
@@ -13,16 +13,16 @@ Array = npt.NDArray[Any]
 
 
 class NotFiniteError(ValueError):
-    """A number on the way from an observation to an action is NaN or infinite."""
+    """An observation, an output of the policy or an action is NaN or infinite."""
 
 
 def refuse_to_act(observations: Array | dict[str, Array], policy: ActorCriticPolicy, when: str) -> NoReturn:
     """
-    Say what is not finite, and where.
+    Raise the error that names what is not finite: an observation, a parameter of the policy, or its outputs.
 
     :param observations: of all environments
-    :param policy: that acted
-    :param when: words for the step
+    :param policy: the one that was given the observations
+    :param when: the step in words, for the message
     :raises NotFiniteError: always
     """
     for name, array in named(observations):
@@ -42,16 +42,16 @@ def refuse_to_act(observations: Array | dict[str, Array], policy: ActorCriticPol
 
 
 def first_broken_parameter(policy: ActorCriticPolicy) -> str | None:
-    """Name of a parameter that is not finite; None if all are."""
+    """Name of the first parameter with a NaN or infinite element; None if there is none."""
     return next((name for name, parameter in policy.named_parameters() if not parameter.isfinite().all()), None)
 
 
 def first_not_finite(rollout_buffer: RolloutBuffer) -> str | None:
     """
-    What of a rollout is not finite, named in the order in which one thing spoils the next.
+    The first part of a rollout with NaN or infinite elements, causes before effects: observations first, advantages last.
 
     :param rollout_buffer: full, with returns and advantages
-    :return: words for the first such part, None when the update can use all of it
+    :return: its name for messages; None if all parts are finite
     """
     parts = [(name.replace("observation", "observations"), data) for name, data in named(rollout_buffer.observations)]
     parts += [("log-probabilities of the actions", rollout_buffer.log_probs), ("rewards", rollout_buffer.rewards)]
@@ -60,5 +60,5 @@ def first_not_finite(rollout_buffer: RolloutBuffer) -> str | None:
 
 
 def named(observations: Array | dict[str, Array]) -> list[tuple[str, Array]]:
-    """Arrays of observations, with words for them."""
+    """Pairs of a name for messages and an array: one pair, or one for each key of a dict."""
     return [(f"observation {key}".strip(), array) for key, array in parts_of(observations).items()]

@@ -1,5 +1,6 @@
-"""Collection of rollouts at close to the environment's own speed."""
+"""``collect_rollouts``, as SB3's on-policy algorithms have it, but faster for plain policies."""
 
+import warnings
 from itertools import accumulate
 from typing import Any, cast
 
@@ -24,14 +25,16 @@ Array = npt.NDArray[Any]
 
 class FastRollouts(OnPolicyAlgorithm):
     """
-    SB3's on-policy collection, which for plain MLP policies on the CPU does per step only what the next action needs.
+    SB3's on-policy collection, except that for plain MLP policies on the CPU only the actions are computed at each step.
 
-    What users can see of it is the same: the actions drawn from a seed, the local variables of callbacks, the buffer's
-    contents, and that a policy which a callback changes acts from the next step on.
+    Users see no difference: a seed gives the same actions, callbacks see the same ``locals``, the buffer has the same
+    contents, and a callback's changes of the policy take effect at the next step.
     """
 
-    # Whether somebody has been found to change the policy where nobody was expected to.
+    # Set once the policy was found changed during a rollout without user callbacks, by a wrapper of the environment, say.
     _is_policy_watched = False
+    # Whether others draw from torch's generator between the steps; None: not known yet.
+    _others_draw: bool | None = None
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -40,11 +43,11 @@ class FastRollouts(OnPolicyAlgorithm):
         Fill the buffer with experience of the current policy, as ``OnPolicyAlgorithm.collect_rollouts`` does.
 
         :param env: the environments
-        :param callback: called at each step, and at the start and the end
+        :param callback: called after each step, and at the start and the end of the rollout
         :param rollout_buffer: to be filled
         :param n_rollout_steps: steps of each environment
         :return: False if the callback ended the training before the rollout was complete
-        :raises NotFiniteError: an observation, or what the policy makes of it, is NaN or infinite; no action is taken on it
+        :raises NotFiniteError: an observation or an action is NaN or infinite; the environments are not stepped with it
         """
         assert self._last_obs is not None, "No previous observation was provided"
         gamma = self._present_gamma()
@@ -101,7 +104,12 @@ class FastRollouts(OnPolicyAlgorithm):
         finally:
             acting.finish()
         shown.settle()
-        self._is_policy_watched |= acting.was_policy_changed()
+        if acting.was_policy_changed():
+            self._is_policy_watched = True
+            warnings.warn(
+                "The policy was changed during the rollout, and not by a callback (by an environment?): the former one acted "
+                "to the rollout's end. In the next rollouts such a change takes effect at the next step"
+            )
 
         with th.no_grad():
             values = self.policy.predict_values(obs_as_tensor(cast(Observations, new_obs), self.device))
@@ -122,16 +130,16 @@ class FastRollouts(OnPolicyAlgorithm):
         return self.gamma
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_is_policy_watched"]
+        return [*super()._excluded_save_params(), "_is_policy_watched", "_others_draw"]
 
 
 def within_bounds(policy: ActorCriticPolicy, actions: Array) -> Array:
     """
-    Actions as the environments take them.
+    The actions to pass to ``env.step``.
 
-    :param policy: whose action space it is
-    :param actions: as the policy makes them, shape (environments, ...)
-    :return: those of a Box scaled from (-1, 1), where the policy squashes them, or clipped; all others as they are
+    :param policy: the one that sampled the actions
+    :param actions: as sampled, shape (environments, ...)
+    :return: for a Box, unscaled from (-1, 1) if the policy squashes its output, else clipped; for other spaces, unchanged
     """
     if not isinstance(policy.action_space, spaces.Box):
         return actions
@@ -142,9 +150,10 @@ def within_bounds(policy: ActorCriticPolicy, actions: Array) -> Array:
 
 def _estimate_advantages(buffer: RolloutBuffer, last_values: Array, dones: Array) -> None:
     """
-    Generalised advantages and the returns that follow from them, as ``RolloutBuffer.compute_returns_and_advantage``.
+    Fill in ``advantages`` (GAE) and ``returns``, as ``RolloutBuffer.compute_returns_and_advantage`` does.
 
-    :param last_values: of the observations after the last step, shape (environments,)
+    :param buffer: full and plain
+    :param last_values: values of the observations after the last step, shape (environments,)
     :param dones: whether the last step ended an episode, shape (environments,)
     """
     goes_on = 1 - np.concatenate([buffer.episode_starts[1:], dones[None].astype(np.float32)])
@@ -152,7 +161,7 @@ def _estimate_advantages(buffer: RolloutBuffer, last_values: Array, dones: Array
     errors = buffer.rewards + buffer.gamma * next_values * goes_on - buffer.values
     decays = buffer.gamma * buffer.gae_lambda * goes_on
     for index in range(buffer.n_envs):
-        # Numbers of Python: one NumPy operation a step costs more than all its environments here.
+        # Python floats: a NumPy operation per step takes longer than this loop over the environments.
         backwards = zip(errors[::-1, index].tolist(), decays[::-1, index].tolist(), strict=True)
         advantages = accumulate(backwards, lambda later, now: now[0] + now[1] * later, initial=0.0)
         buffer.advantages[::-1, index] = list(advantages)[1:]

@@ -1,4 +1,4 @@
-"""A plain MLP policy's actions without torch's overhead, which for small networks on the CPU is nearly all of their cost."""
+"""A plain MLP policy's actions in NumPy: for small networks on the CPU torch's overhead is nearly all of their cost."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,13 +19,13 @@ from sb3_trpo_plus.rollouts.noise import noisy_actions
 Array = npt.NDArray[Any]
 Observations = Array | dict[str, Array]
 Layer = Callable[[Array], Array]
-# Multiplications in a layer above which torch's overhead no longer counts.
+# Multiplications in a layer above which torch is the faster, in spite of its overhead.
 SMALL = 2**17
 
 
 class FastActor:
     """
-    Makes a policy's actions in NumPy.
+    Computes a policy's actions in NumPy.
 
     An action is a function of the network's outputs and of noise that does not depend on the state: mean + std * normal for
     Gaussians, argmax(logits + Gumbel) for categories, logits + logistic > 0 for bits. gSDE's noise depends on the state,
@@ -33,18 +33,19 @@ class FastActor:
 
     Source of the Gumbel form: Maddison, Tarlow and Minka, "A* sampling", 2014, section 2.
 
-    :param frozen: the policy
-    :param n_envs: environments, which act together
+    :param frozen: copy of the policy
+    :param n_envs: number of environments, the usual batch size of :meth:`act`
     """
 
     def __init__(self, frozen: FrozenPolicy, n_envs: int) -> None:
         self.policy, self.distribution = frozen.policy, frozen.policy.action_dist
+        self.is_gsde = isinstance(self.distribution, StateDependentNoiseDistribution)
         layers = zip(frozen.actor.layers, frozen.actor.activations, strict=True)
         *self.hidden, self.head = [_layer(weight, bias, activation, n_envs) for (weight, bias), activation in layers]
         self.dtype: Any = np.dtype(str(frozen.actor.layers[0][0].dtype).removeprefix("torch."))
         is_gaussian = isinstance(self.distribution, DiagGaussianDistribution)
         self.std = frozen.log_std.exp().numpy() if is_gaussian and frozen.log_std is not None else None
-        #: Of the last step: what the network was given, and its means or logits, with gSDE's noise
+        #: Of the last call of :meth:`act`: the network's inputs, and its means (with gSDE's noise) or logits
         self.inputs = self.outputs = np.empty(0)
         self.action_shape = (-1, *(self.policy.action_space.shape or ()))
         space = self.policy.observation_space
@@ -53,16 +54,16 @@ class FastActor:
             isinstance(part, spaces.Box) and not (self.policy.normalize_images and is_image_space(part))
             for part in parts.values()
         )
-        # SB3's extractor goes by the space's order, whatever that of the observation.
+        # SB3's CombinedExtractor concatenates in the order of the space's keys, whatever that of the observation's.
         self.keys = list(parts)
         self.read_exploration()
 
     def scaled(self, noise: Array) -> Array:
-        """Standard noise times the standard deviations of a Gaussian; as it is for other distributions."""
+        """Noise as :meth:`act` takes it: for Gaussians, times the standard deviations; for other distributions, unchanged."""
         return (noise if self.std is None else noise * self.std).astype(self.dtype, copy=False)
 
     def read_exploration(self) -> None:
-        """Read gSDE's matrices, which the policy may have drawn anew."""
+        """Look up gSDE's exploration matrices, which ``policy.reset_noise`` may have replaced."""
         if not isinstance(self.distribution, StateDependentNoiseDistribution):
             return
         self.matrix = self.distribution.exploration_mat.detach().numpy()
@@ -71,20 +72,22 @@ class FastActor:
     def act(self, observations: Observations, noise: Array | None) -> Array:
         """
         :param observations: arrays of shape (environments, ...), not preprocessed
-        :param noise: of this step, :meth:`scaled`, shape (environments, width); gSDE has its own
-        :return: what the policy's own forward would return for this noise, shape (environments, ...)
+        :param noise: as :meth:`scaled` returns it, for one step, shape (environments, ``noise_width``); None for gSDE
+        :return: the actions that the policy's ``forward`` would return for this noise, shape (environments, ...)
         """
         self.inputs = latent = self._features(observations)
         for layer in self.hidden:
             latent = layer(latent)
         outputs = self.head(latent)
-        if isinstance(self.distribution, StateDependentNoiseDistribution):
+        if self.is_gsde:
             outputs += self._state_dependent_noise(latent)
             self.outputs = outputs
             return (np.tanh(outputs) if self.policy.squash_output else outputs).reshape(self.action_shape)
         assert noise is not None
-        self.outputs = outputs
-        return noisy_actions(self.distribution, outputs, noise).reshape(self.action_shape)
+        actions = noisy_actions(self.distribution, outputs, noise)
+        # Of a Gaussian the noise may overflow, too; the noise of bits may be infinite where all is well.
+        self.outputs = outputs if self.std is None else actions
+        return actions.reshape(self.action_shape)
 
     def _features(self, observations: Observations) -> Array:
         if not self.takes_numbers:
@@ -105,7 +108,7 @@ class FastActor:
 
 def _layer(torch_weight: th.Tensor, torch_bias: th.Tensor, activation: nn.Module, n_envs: int) -> Layer:
     bias = torch_bias.numpy()
-    # Laid out as NumPy multiplies fastest.
+    # Transposed and C-contiguous, for which einsum is fastest.
     weight = np.array(torch_weight.numpy().T, order="C")
     if n_envs * weight.size > SMALL:
 
@@ -118,8 +121,8 @@ def _layer(torch_weight: th.Tensor, torch_bias: th.Tensor, activation: nn.Module
     in_place = _in_place(activation)
 
     def small(inputs: Array) -> Array:
-        # Not by BLAS: its AVX-512 instructions lower the clock of many processors for about a millisecond, in which the
-        # environment then runs 5 to 30% slower. einsum has loops of its own.
+        # einsum instead of matmul, which calls BLAS: its AVX-512 instructions lower the clock of many processors for about a
+        # millisecond, and slow down the environment's step by 5 to 30%.
         output = np.einsum("ij,jk->ik", inputs, weight)
         output += bias
         return in_place(output)

@@ -1,4 +1,4 @@
-"""A plain policy as it was at some moment, whatever becomes of it later."""
+"""Copies of plain policies, which later changes of the policy do not affect, and attributes that are computed when read."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -10,30 +10,29 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.modules import module as module_of_torch
 
-from sb3_trpo_plus.policies.plain import GLOBAL_HOOKS, HOOKS, ORIGINAL, distribution_of, features, plain_actor, plain_critic
+from sb3_trpo_plus.policies.plain import HOOKS, ORIGINAL, distribution_of, features, has_global_hooks, plain_networks
 from sb3_trpo_plus.trust_region.mlp import Mlp
 
 
 class FrozenPolicy:
     """
-    What a plain policy on the CPU does with observations, by copies of its parameters.
+    The values and action distributions of a plain policy on the CPU, computed with copies of its parameters.
 
-    :param policy: whose parameters are copied now
-    :param actor: its actor
-    :param critic: its critic
+    :param policy: its parameters are copied
+    :param actor: its actor, as ``plain_actor`` returns it
+    :param critic: its critic, as ``plain_critic`` returns it
     """
 
     @classmethod
     def of(cls, policy: ActorCriticPolicy) -> "FrozenPolicy | None":
         """
-        :return: None for a policy that is not plain, or not on the CPU
+        :return: a copy of the policy; None if it is not plain, or not on the CPU
         """
         if policy.device.type != "cpu":
             return None
-        actor, critic = plain_actor(policy), plain_critic(policy)
-        return cls(policy, actor, critic) if actor is not None and critic is not None else None
+        networks = plain_networks(policy)
+        return None if networks is None else cls(policy, *networks)
 
     def __init__(self, policy: ActorCriticPolicy, actor: Mlp, critic: Mlp) -> None:
         self.policy = policy
@@ -41,11 +40,10 @@ class FrozenPolicy:
         self.log_std = policy.log_std.detach().clone() if hasattr(policy, "log_std") else None
         self._own_distribution: Distribution = copy.copy(policy.action_dist)
         self._distribution = policy.action_dist
-        self._functions = [
-            (cls, name, function)
-            for cls in {ActorCriticPolicy, *map(type, policy.modules())} & ORIGINAL.keys()
-            for name, function in ORIGINAL[cls].items()
-        ]
+        kinds = {cls for cls in ORIGINAL if cls in {ActorCriticPolicy, type(policy.action_dist), *map(type, policy.modules())}}
+        self._functions = [(cls, name, function) for cls in kinds for name, function in ORIGINAL[cls].items()]
+        self._functions += [(type(policy), name, function) for name, function in ORIGINAL[ActorCriticPolicy].items()]
+        self.n_parameters = sum(parameter.numel() for parameter in policy.parameters())
         self._settings = [(vars(one), _numbers(one)) for one in (policy, policy.action_dist, *actor.activations)]
         self._places = list(_places(policy))
         self._sizes = [(one, len(one)) for one in _grown_by_patches(policy)]
@@ -54,25 +52,25 @@ class FrozenPolicy:
 
     @th.no_grad()
     def values(self, observations: PyTorchObs) -> th.Tensor:
-        """Shape (states, 1), as the policy's ``predict_values``."""
+        """What the policy's ``predict_values`` would have returned when it was copied, shape (states, 1)."""
         return self.critic(features(self.policy, observations))[0]
 
     @th.no_grad()
     def distribution(self, observations: PyTorchObs, into: Distribution | None = None) -> Distribution:
         """
-        As the policy's ``get_distribution``.
+        What the policy's ``get_distribution`` would have returned when it was copied.
 
-        :param observations: the states along the first dimension
-        :param into: is changed to it; None: an object of this one's own, which the next call changes
+        :param observations: tensor or dict of tensors, the states along the first dimension
+        :param into: SB3 distribution to set and return; None: an internal one, which is reused by the next call
         """
         outputs, latent = self.actor(features(self.policy, observations))
         return distribution_of(into or self._own_distribution, outputs, self.log_std, latent)
 
     def is_as_the_policy(self) -> bool:
         """
-        Whether the policy does still the same.
+        Whether the policy still computes the same as this copy.
 
-        Parameters are compared by their bytes: who writes through ``.data`` or a NumPy view leaves no other trace.
+        Parameters are compared byte by byte, since writes through ``.data`` or a NumPy view leave no other trace.
         """
         return (
             all(container.get(name) is thing for container, name, thing in self._places)
@@ -81,7 +79,7 @@ class FrozenPolicy:
             and vars(self._distribution).keys().isdisjoint(ORIGINAL[type(self._own_distribution)])
             and all(getattr(cls, name) is function for cls, name, function in self._functions)
             and all(now.get(name) == number for now, before in self._settings for name, number in before.items())
-            and not any(getattr(module_of_torch, hooks) for hooks in GLOBAL_HOOKS)
+            and not has_global_hooks()
             and all(
                 parameter.data_ptr() == pointer and parameter.detach().numpy().tobytes() == before
                 for (parameter, pointer), before in zip(self._parameters, self._bytes, strict=True)
@@ -91,9 +89,9 @@ class FrozenPolicy:
 
 class FrozenMlp:
     """
-    A copy of an MLP, which gives its last hidden layer as well.
+    A copy of an MLP that also returns its last hidden layer.
 
-    :param network: whose parameters are copied now
+    :param network: its parameters are copied
     """
 
     def __init__(self, network: Mlp) -> None:
@@ -101,7 +99,7 @@ class FrozenMlp:
         self.activations: list[nn.Module] = [*map(copy.copy, network.activations), nn.Identity()]
 
     def __call__(self, inputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """Outputs, and what the last layer makes them of."""
+        """The outputs, and the last hidden layer's activations, from which gSDE computes its noise."""
         latent = outputs = inputs
         for (weight, bias), activation in zip(self.layers, self.activations, strict=True):
             latent, outputs = outputs, activation(F.linear(outputs, weight, bias))
@@ -109,36 +107,37 @@ class FrozenMlp:
 
 
 def _places(policy: ActorCriticPolicy) -> Iterator[tuple[dict[str, Any], str, Any]]:
-    """Where each module and each parameter hangs."""
+    """Each submodule and parameter of the policy, with the dict and the name that it is registered under."""
     for module in policy.modules():
         for container in (module._modules, module._parameters):
             yield from ((container, name, thing) for name, thing in container.items())
 
 
 def _grown_by_patches(policy: ActorCriticPolicy) -> Iterator[dict[str, Any]]:
-    """What a layer, a hook, or an attribute such as a ``forward`` of its own, is put into."""
+    """The dicts that grow if somebody adds a submodule, a parameter, a hook, or an attribute such as ``forward``."""
     for module in policy.modules():
         yield from (vars(module), module._modules, module._parameters, *(getattr(module, name) for name in HOOKS))
 
 
 def _numbers(thing: Any) -> dict[str, Any]:
-    """Settings of a module or a distribution, but for whether it is in training mode."""
+    """The numbers and flags among an object's attributes, such as an activation's slope; ``training`` left out."""
     return {name: value for name, value in vars(thing).items() if name != "training" and isinstance(value, (bool, int, float))}
 
 
 Fill = Callable[[], None]
 
 
-def filled_when_read(thing: Any, names: tuple[str, ...], fill: Fill) -> Callable[[], None]:
+def filled_when_read(thing: Any, names: tuple[str, ...], fill: Fill, written: Fill = lambda: None) -> Callable[[], None]:
     """
-    Let some attributes of an object be completed before anybody reads them.
+    Call a function whenever some attributes of an object are about to be read.
 
-    A copy of the object, pickled or not, is completed and of the original class.
+    Copying or pickling the object calls it too; the copy is of the original class.
 
-    :param thing: whose class is exchanged for one made from it
+    :param thing: its ``__class__`` is replaced by a subclass with a property for each name
     :param names: of the attributes
-    :param fill: completes them, through ``vars``
-    :return: takes that back
+    :param fill: brings the attributes up to date; must access them through ``vars(thing)``
+    :param written: called whenever somebody else assigns to one of the attributes
+    :return: function that gives the object its original class back
     """
     original: Any = type(thing)
 
@@ -149,7 +148,11 @@ def filled_when_read(thing: Any, names: tuple[str, ...], fill: Fill) -> Callable
                 raise AttributeError(f"{original.__name__!r} object has no attribute {name!r}")
             return vars(self)[name]
 
-        return property(read, lambda self, value: vars(self).update({name: value}))
+        def write(self: Any, value: Any) -> None:
+            vars(self)[name] = value
+            written()
+
+        return property(read, write)
 
     def reduce_ex(self: Any, protocol: Any) -> Any:
         fill()
@@ -167,7 +170,7 @@ def filled_when_read(thing: Any, names: tuple[str, ...], fill: Fill) -> Callable
 
 
 def _remade(kind: Any, attributes: dict[str, Any]) -> Any:
-    """An object with these attributes: what pickles name."""
+    """Make an object without calling its constructor. At module level, so that pickle can refer to it."""
     thing = kind.__new__(kind)
     vars(thing).update(attributes)
     return thing

@@ -1,4 +1,4 @@
-"""The noise that makes actions of a policy's outputs."""
+"""Sampling of actions as a function of a policy's outputs and of noise that is drawn apart from them."""
 
 from typing import Any
 
@@ -19,12 +19,12 @@ Array = npt.NDArray[Any]
 
 def noisy_actions(distribution: Distribution, outputs: Array, noise: Array) -> Array:
     """
-    The actions that noise makes of means or logits.
+    The actions sampled with given noise.
 
     :param distribution: Gaussian, categorical, multi-categorical or Bernoulli
     :param outputs: means or logits, shape (environments, outputs)
-    :param noise: as :func:`standard_noise` draws it, of the same shape, times the standard deviations of a Gaussian
-    :return: shape (environments,) for categories, (environments, dimensions) otherwise
+    :param noise: one step of :func:`standard_noise`, for Gaussians times the standard deviations; shape as ``outputs``
+    :return: shape (environments,) for categorical distributions, (environments, dimensions) otherwise
     """
     noisy = outputs + noise
     if isinstance(distribution, CategoricalDistribution):
@@ -40,7 +40,7 @@ def noisy_actions(distribution: Distribution, outputs: Array, noise: Array) -> A
 
 
 def noise_width(distribution: Distribution) -> int:
-    """Numbers of noise that an action takes: Gaussian, gSDE, categorical, multi-categorical or Bernoulli."""
+    """How many random numbers one action is sampled from, for any distribution that :func:`standard_noise` takes."""
     if isinstance(distribution, (MultiCategoricalDistribution, BernoulliDistribution)):
         return int(np.sum(distribution.action_dims))
     return int(getattr(distribution, "action_dim"))  # noqa: B009
@@ -48,22 +48,22 @@ def noise_width(distribution: Distribution) -> int:
 
 def standard_noise(distribution: Distribution, n_steps: int, n_envs: int) -> th.Tensor:
     """
-    Noise that makes actions of means or logits, drawn on the CPU, as torch's samplers draw it there.
+    Noise for :func:`noisy_actions`: the same numbers that torch's samplers would draw on the CPU, step by step.
 
     :param distribution: Gaussian, gSDE, categorical, multi-categorical or Bernoulli
-    :param n_steps: of each environment
-    :param n_envs: environments, which act together
+    :param n_steps: number of steps
+    :param n_envs: number of environments, sampled together in a step
     :return: normal, Gumbel or logistic variables, shape (steps, environments, ``noise_width``)
     """
     width, steps = noise_width(distribution), range(n_steps)
     if isinstance(distribution, (DiagGaussianDistribution, StateDependentNoiseDistribution)):
         return th.stack([th.randn(n_envs, width) for _ in steps])
     if isinstance(distribution, BernoulliDistribution):
-        # A bit is set where a uniform number is below its probability.
+        # torch.bernoulli sets a bit where a uniform number u is below its probability, so where logit(p) - logit(u) > 0.
         return th.stack([th.rand(n_envs, width) for _ in steps]).logit().neg()
-    # torch.multinomial takes the largest probability / exponential number: a Gumbel variable is minus the latter's logarithm.
+    # torch.multinomial takes the argmax of probability / exponential variable: -log of the latter is a Gumbel variable.
     widths = distribution.action_dims if isinstance(distribution, MultiCategoricalDistribution) else [width]
     draws = [[th.empty(n_envs, width).exponential_() for width in widths] for _ in steps]
     noise = th.stack([parts[0] if len(parts) == 1 else th.cat(parts, dim=1) for parts in draws])
-    # Not below float32's smallest normal number: an infinite Gumbel variable would win whatever the logits say.
+    # Clamped, since an exponential variable of 0 would give an infinite Gumbel variable, which wins whatever the logits.
     return noise.clamp_(min=th.finfo(th.float32).tiny).log_().neg_()

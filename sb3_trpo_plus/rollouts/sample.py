@@ -1,4 +1,4 @@
-"""The part of a rollout that an update of the policy sees."""
+"""The samples of a rollout that the policy update uses."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +15,17 @@ RandomState = dict[str, Any]
 
 
 def random_state() -> RandomState:
-    """Of NumPy's global generator, by which SB3's buffers permute what they give: it makes the same sample again."""
+    """State of NumPy's global generator, with which SB3's buffers shuffle: restoring it reproduces the same sample."""
     return np.random.get_state(legacy=False)  # noqa: NPY002
 
 
 def normalized(advantages: th.Tensor, to_unit_deviation: bool) -> th.Tensor:
     """
-    Advantages with mean 0 and standard deviation 1 if that is asked for; zeros where they are all equal.
+    Advantages as the policy update uses them.
 
     :param advantages: any shape
-    :param to_unit_deviation: False: they stay as they are, unless they are equal
-    :return: the same shape
+    :param to_unit_deviation: whether to give them mean 0 and standard deviation 1
+    :return: the same shape; zeros if the advantages are all equal up to rounding
     """
     spread = advantages.max() - advantages.min()
     if advantages.numel() > 1 and spread <= 1e-6 * advantages.abs().max():
@@ -39,13 +39,13 @@ def normalized(advantages: th.Tensor, to_unit_deviation: bool) -> th.Tensor:
 @dataclass(frozen=True)
 class Sample:
     """
-    What the policy's update sees of a rollout.
+    The samples of a rollout that the policy update uses.
 
     :param observations: tensor or dict of tensors, the states along the first dimension
-    :param actions: taken there, as the distribution's ``log_prob`` takes them
-    :param old_log_prob: of the actions, when they were taken, shape (states,)
-    :param advantages: of the actions, shape (states,), normalised if that is asked for; all 0 where they were all equal
-    :param raw_advantages: before that
+    :param actions: taken in these states, in the form that the distribution's ``log_prob`` takes
+    :param old_log_prob: log-probabilities of the actions under the policy that took them, shape (states,)
+    :param advantages: of the actions, as :func:`normalized` returns them, shape (states,)
+    :param raw_advantages: the same before normalisation
     """
 
     observations: PyTorchObs
@@ -55,7 +55,7 @@ class Sample:
     raw_advantages: th.Tensor
 
     def at(self, index: slice | th.Tensor) -> "Sample":
-        """Some of the states."""
+        """The samples of some of the states, by slice or by an integer tensor."""
         observations = select(self.observations, index)
         rest = (self.actions, self.old_log_prob, self.advantages, self.raw_advantages)
         return Sample(observations, *(tensor[index] for tensor in rest))
@@ -65,5 +65,5 @@ class Sample:
         return (th.exp(distribution.log_prob(self.actions) - self.old_log_prob) * advantages).mean()
 
     def entropy(self, distribution: Distribution) -> th.Tensor:
-        """Mean over the states, of the whole action, nats."""
+        """Entropy of the joint action distribution, mean over the states, in nats."""
         return entropy(distribution, distribution.log_prob(self.actions), self.old_log_prob)

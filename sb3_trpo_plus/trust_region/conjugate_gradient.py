@@ -62,16 +62,16 @@ def conjugate_gradient(product: Product, b: th.Tensor, max_steps: int, residual_
     iterations, bad_curvature = th.zeros_like(squared_norm), th.zeros_like(squared_norm)
     active, broken = th.ones_like(iterations, dtype=th.bool), th.zeros_like(iterations, dtype=th.bool)
     for i in range(max_steps):
-        if looks and squared_norm <= target:
+        if looks and squared_norm.item() <= target:
             break
         a_direction = product(direction)
         curvature = direction.dot(a_direction)
-        is_positive = (curvature > 0) & (curvature < math.inf)
-        if looks and not is_positive:
-            broken, bad_curvature = ~is_positive, curvature
+        if looks and not 0 < curvature.item() < math.inf:
+            broken, bad_curvature = active, curvature
             break
         step = squared_norm / curvature
         if not looks:
+            is_positive = (curvature > 0) & (curvature < math.inf)
             active = active & (squared_norm > target)
             breaks = active & ~is_positive
             broken, bad_curvature = broken | breaks, th.where(breaks, curvature, bad_curvature)
@@ -84,7 +84,7 @@ def conjugate_gradient(product: Product, b: th.Tensor, max_steps: int, residual_
         conjugate = squared_norm / previous
         direction.mul_(conjugate if looks else th.where(active, conjugate, 0.0)).add_(residual)
 
-        if (i + 1) % CHECK_RESIDUAL_EVERY == 0 or (looks and squared_norm <= target):
+        if (i + 1) % CHECK_RESIDUAL_EVERY == 0 or (looks and squared_norm.item() <= target):
             th.sub(b, product(x), out=true_residual)
             drift = th.linalg.vector_norm(true_residual - residual)
             drifted = active & (drift > DRIFT * th.linalg.vector_norm(true_residual))

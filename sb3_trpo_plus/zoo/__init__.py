@@ -1,8 +1,8 @@
 """
-Registration with RL Zoo: importing this package makes the algorithms of this library RL Zoo's own in the running process.
+Registration with RL Zoo: importing this package registers the algorithms of this library with RL Zoo in this process.
 
-That is the contract of RL Zoo's ``--gym-packages sb3_trpo_plus.zoo``, and of the ``custom_envs`` module that RL Zoo imports
-where there is one (see :mod:`sb3_trpo_plus.command_line.opt_in`).
+So they can be used by ``rl_zoo3 ... --gym-packages sb3_trpo_plus.zoo``, or by an import in a ``custom_envs`` module, which RL
+Zoo imports if there is one (see :mod:`sb3_trpo_plus.command_line.opt_in`).
 """
 
 from sb3_trpo_plus.zoo.registration import ALGORITHMS, hyperparams_file, register, whose

@@ -1,4 +1,4 @@
-"""What is entered into RL Zoo, and where its own code is led to it."""
+"""Registration of the algorithms with RL Zoo, and the patches of RL Zoo that this takes."""
 
 import importlib
 import inspect
@@ -50,17 +50,17 @@ def hyperparams_file(algo: str) -> Path:
 
 
 def whose(algo: str) -> str:
-    """One line that tells whose algorithm a run uses."""
+    """One line for the log that says which class of which package a run uses."""
     not_theirs = " (not of sb3_contrib)" if algo == "trpo" else ""
     return f"{ALGORITHMS[algo].__name__} of sb3_trpo_plus {sb3_trpo_plus.__version__}{not_theirs}"
 
 
 def register() -> None:
-    """Enter the algorithms, their hyperparameter files and search spaces into RL Zoo. Doing it twice does no harm."""
+    """Register the algorithms, their hyperparameter files and search spaces with RL Zoo. Calling it again changes nothing."""
     for algo, algorithm in ALGORITHMS.items():
         ALGOS[algo] = algorithm
         HYPERPARAMS_SAMPLER[algo], HYPERPARAMS_CONVERTER[algo] = SEARCH[algo]
-    # RL Zoo reads statistics through this name only; ours reads the files of the Gym years too.
+    # RL Zoo loads statistics by VecNormalize.load, which can't read those saved with Gym's spaces.
     setattr(VecNormalize, "load", staticmethod(load_vec_normalize))  # noqa: B010
     # Not there yet where RL Zoo imports custom_envs from this very module; RL Zoo's commands import it later than that.
     manager = getattr(importlib.import_module("rl_zoo3.exp_manager"), "ExperimentManager", None)
@@ -71,7 +71,7 @@ def register() -> None:
 
 
 def _with_our_files(original: Any) -> Any:
-    """RL Zoo looks for the hyperparameters of an algorithm in its own package alone, unless ``--conf-file`` is given."""
+    """``ExperimentManager.__init__`` with this package's hyperparameter files, unless ``--conf-file`` is given."""
     signature = inspect.signature(original)
 
     @wraps(original)
@@ -92,7 +92,7 @@ def _with_our_files(original: Any) -> Any:
 
 
 def _for_unlisted(algo: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What the entry for any environment can't know: VecNormalize takes observations of a Box, or a Dict of them, alone."""
+    """Overrides for an environment without an entry of its own: no ``normalize`` where VecNormalize rejects the space."""
     env_id = EnvironmentName(arguments["env_id"]).gym_id
     if env_id in yaml.safe_load(hyperparams_file(algo).read_text()):
         return {}
@@ -102,17 +102,17 @@ def _for_unlisted(algo: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_our_schedules(original: Any) -> Any:
-    """RL Zoo turns its strings, ``lin_0.02``, into schedules for the arguments of SB3's algorithms alone."""
+    """``_preprocess_hyperparams`` that also turns strings such as ``lin_0.02`` into schedules for our own arguments."""
 
     @wraps(original)
     def preprocess(self: Any, hyperparams: dict[str, Any]) -> Any:
-        # Of the other algorithms some have strings of their own, such as SAC's "auto" for ent_coef.
+        # Other algorithms may use strings for the same arguments, such as SAC's "auto" for ent_coef.
         if self.algo in ALGORITHMS:
             for name in SCHEDULES:
                 if isinstance(hyperparams.get(name), str):
                     hyperparams[name] = _schedule(name, hyperparams[name])
         processed = original(self, hyperparams)
-        # RL Zoo hands gamma on to VecNormalize, which can't follow a schedule.
+        # RL Zoo passes gamma to VecNormalize, which takes no schedule, so it gets the initial value.
         gamma = self.normalize_kwargs.get("gamma")
         if callable(gamma):
             self.normalize_kwargs["gamma"] = gamma(1.0)
@@ -123,8 +123,11 @@ def _with_our_schedules(original: Any) -> Any:
 
 def _schedule(name: str, words: str) -> LinearSchedule:
     """
-    :param name: of the argument
-    :param words: ``lin_0.02``, as in RL Zoo from 0.02 to 0, or ``lin_0.99_0.997``, from the first to the second
+    A linear schedule from its description in a hyperparameter file.
+
+    :param name: of the argument, for the error message
+    :param words: ``lin_0.02``: from 0.02 to 0, as in RL Zoo; ``lin_0.99_0.997``: from the first number to the second
+    :raises ValueError: the description has another form
     """
     kind, *ends = words.split("_")
     try:

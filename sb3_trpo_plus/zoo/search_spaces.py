@@ -12,13 +12,13 @@ from rl_zoo3.hyperparams_opt import (
 
 def sample_hyperparams(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
     """
-    For TRPO and NPG: RL Zoo's search space for TRPO, and on top of it what RL Zoo leaves alone or does not know.
+    Search space of TRPO and NPG: RL Zoo's for TRPO, and further arguments, most of which only exist here.
 
-    :param trial: of Optuna
+    :param trial: Optuna's trial
     :param n_actions: dimensions of a continuous action
-    :param n_envs: environments that are stepped together
-    :param additional_args: as RL Zoo passes them, not used
-    :return: constructor arguments
+    :param n_envs: number of environments
+    :param additional_args: passed on to RL Zoo's search space
+    :return: sampled parameters
     """
     return {
         **sample_trpo_params(trial, n_actions, n_envs, additional_args),
@@ -32,7 +32,7 @@ def sample_hyperparams(trial: optuna.Trial, n_actions: int, n_envs: int, additio
 def sample_vine_hyperparams(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
-    """For VineTRPO: TRPO's search space and the vine's, with arguments as in :func:`sample_hyperparams`."""
+    """Search space of VineTRPO: TRPO's, and the vine's own arguments. Arguments as in :func:`sample_hyperparams`."""
     return {
         **sample_hyperparams(trial, n_actions, n_envs, additional_args),
         "n_rollout_states": trial.suggest_int("n_rollout_states", 4, 32),
@@ -44,7 +44,7 @@ def sample_vine_hyperparams(
 def sample_ppo_penalty_hyperparams(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
-    """For PPOPenalty: RL Zoo's search space for PPO with the penalty instead of the clip, arguments as above."""
+    """Search space of PPOPenalty: RL Zoo's for PPO, with the KL penalty instead of the clipping. Arguments as above."""
     sampled = sample_ppo_params(trial, n_actions, n_envs, additional_args)
     return {
         **{name: value for name, value in sampled.items() if name != "clip_range"},

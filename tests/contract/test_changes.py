@@ -8,7 +8,8 @@ import pytest
 import torch as th
 from torch import nn
 
-from tests.contract.programs import Algorithm, Looking, contract, envs, make, rollout
+from sb3_trpo_plus import VineTRPO
+from tests.contract.programs import Algorithm, Episodes, Looking, contract, envs, make, rollout
 
 CHANGE_AT = 10
 
@@ -253,3 +254,45 @@ def test_model_stays_in_evaluation_mode(algorithm: Algorithm) -> Any:
     modes: list[bool] = []
     rollout(make(algorithm), step=lambda callback: modes.append(callback.model.policy.training))
     return modes
+
+
+PROBES = np.array([[0.5, -1.0, 0.3, 1.5], [-2.0, 0.0, 1.0, 0.1], [1.0, 1.0, -1.0, -0.5]], dtype=np.float32)
+
+
+@pytest.mark.parametrize("space", ["box", "discrete", "multi_discrete", "multi_binary"])
+@contract(without={VineTRPO: "its update draws random numbers for the branches"})
+def test_policy_is_used_on_other_states(algorithm: Algorithm, space: str) -> Any:
+    """``predict``, ``forward``, ``evaluate_actions`` and ``get_distribution`` in `_on_step`, on states of the user's."""
+    found = []
+
+    def use(callback: Looking) -> None:
+        model, probes = callback.model, th.as_tensor(PROBES)
+        with th.no_grad():
+            found.append(model.predict(PROBES)[0])
+            actions, values, log_probs = model.policy(probes)
+            found.extend([actions.numpy(), values.numpy(), log_probs.numpy()])
+            found.append(model.policy.evaluate_actions(probes, actions)[1].numpy())
+            found.append(model.policy.get_distribution(probes).mode().numpy())
+
+    buffer = rollout(make(algorithm, env=envs(space)), step=use)
+    return found, buffer
+
+
+class Drawing(Episodes):
+    """Draws torch's random numbers in each step."""
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        return (observation + 0.1 * th.randn(len(observation)).numpy(), *rest)
+
+
+@contract(without={VineTRPO: "its branches draw as well"})
+def test_environment_draws_random_numbers_of_torch(algorithm: Algorithm) -> Any:
+    """An environment that is made with torch: the same actions of the same seed, in each rollout."""
+    model, found = make(algorithm, env=envs(env_class=Drawing)), []
+    model.train = lambda: None
+    model.learn(3 * model.n_steps * model.n_envs, callback=None)
+    for _ in range(2):
+        model.learn(model.n_steps * model.n_envs, reset_num_timesteps=False)
+        found.append(model.rollout_buffer.actions.copy())
+    return found
