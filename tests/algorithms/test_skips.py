@@ -37,7 +37,7 @@ def test_row_ends_with_an_update_that_was_not_skipped() -> None:
     skips = Skips()
     assert [len(warned(skips, ["step"])) for _ in range(3)] == [1, 1, 0]
     assert warned(skips, []) == []
-    assert warned(skips, ["step"]) == ["step was skipped"]
+    assert warned(skips, ["step"]) == ["step was skipped (4 times so far)"]
     assert warned(skips, ["step"]) == ["step was skipped (2 times in a row)"]
     assert skips.counts == {"step": 5}, "the count goes on"
 
@@ -46,7 +46,7 @@ def test_causes_have_rows_of_their_own() -> None:
     skips = Skips()
     assert warned(skips, ["step", "fit"]) == ["step was skipped", "fit was skipped"]
     assert warned(skips, ["fit"]) == ["fit was skipped (2 times in a row)"]
-    assert warned(skips, ["step", "fit"]) == ["step was skipped"]
+    assert warned(skips, ["step", "fit"]) == ["step was skipped (2 times so far)"]
     assert warned(skips, ["fit"]) == ["fit was skipped (4 times in a row)"]
     assert skips.counts == {"step": 2, "fit": 4}
 
@@ -58,14 +58,17 @@ def test_cause_that_occurs_twice_in_an_update_is_counted_twice() -> None:
 
 
 def test_each_warning_is_shown_by_pythons_default_filter() -> None:
-    """It shows a text once at each place, and that of a row would be the same."""
+    """It shows a text once at each place: in a row, and at the beginnings of several, they differ."""
     skips = Skips()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        for _ in range(4):
+        for in_a_row in (4, 1, 1):
+            for _ in range(in_a_row):
+                skips.begin_update()
+                skips.add("step", "it was skipped")
             skips.begin_update()
-            skips.add("step", "it was skipped")
-    assert len({str(warning.message) for warning in caught}) == len(caught) == 3
+            skips.begin_update()
+    assert len({str(warning.message) for warning in caught}) == len(caught) == 5
 
 
 def test_models_count_their_own_and_log_it() -> None:

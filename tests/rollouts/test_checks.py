@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_trpo_plus import TRPO
 from sb3_trpo_plus.rollouts.checks import NotFiniteError, first_broken_parameter, first_not_finite, named, refuse_to_act
-from tests.conftest import ACTION_SPACES, DISTRIBUTIONS, RandomEnv, collect, parameters_of
+from tests.conftest import ACTION_SPACES, DISTRIBUTIONS, RandomEnv, collect, parameters_of, random_env
 from tests.rollouts.conftest import OBSERVATION_SPACES, Recorder, force_general_path, make
 
 WHEN = "before step 3 of the rollout"
@@ -241,3 +241,12 @@ def test_observations_of_whole_numbers_are_looked_at_as_well() -> None:
         model.policy.log_std.fill_(np.nan)
     words = refusal(np.zeros((2,), np.int64), model.policy)
     assert words.endswith("its log_std is not")
+
+
+@pytest.mark.parametrize("log_std", [100.0, float("nan")])
+def test_noise_that_is_not_finite_is_refused(log_std: float) -> None:
+    """The means are finite, and what the noise makes of them is not."""
+    model = TRPO("MlpPolicy", random_env(), n_steps=32, batch_size=32, seed=0, device="cpu")
+    model.policy.log_std.data.fill_(log_std)
+    with pytest.raises(NotFiniteError, match="not finite"):
+        model.learn(32)
