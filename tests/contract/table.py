@@ -30,7 +30,7 @@ TAIL = """## Libraries that drive an SB3 algorithm
 Ten seeds, with episodes of a fixed length, as any positive reward teaches CartPole otherwise: the mean of a run is 329 ± 40
 (standard deviation over the seeds) with ours, 346 ± 34 with sb3-contrib's TRPO and 235 with PPO, whose settings were not tuned
 for it. Over the last ten evaluations ours has 441 ± 78 and sb3-contrib's 485 ± 27: three of our ten runs forget for a while,
-which is what chance may do (Welch's t = 1.7). AIRL and preference comparisons were run with one seed each, to see that they run.
+which is what chance may do (Welch's t = 1.7). AIRL and preference comparisons have one seed each, to see that they run.
 
 What is not the same is in [the algorithm](algorithm.md): sb3-contrib's methods `_compute_actor_grad` and
 `hessian_vector_product`, which a subclass may override there, are not called here, and a subclass that has one is told so.
