@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def test_example_of_an_entry_is_default(tmp_path: Path, monkeypatch: pytest.Monk
     schedules = {name: f"lin_{getattr(model, name)(1.0):g}" for name in ("target_kl", "ent_coef")}
     given = {"n_envs": model.n_envs, "n_steps": model.n_steps, "cg_damping": model.cg_damping, **schedules}
     given["policy_kwargs"] = f"dict(log_std_init={model.policy_kwargs['log_std_init']})"
-    given["env_wrapper"] = f"{names['unit_actions'].__module__}.{names['unit_actions'].__name__}"
+    module, _, name = entry["env_wrapper"].rpartition(".")
+    assert names["unit_actions"] is getattr(import_module(module), name)
+    given["env_wrapper"] = entry["env_wrapper"]
     assert entry == given | {"normalize": True, "policy": "MlpPolicy", "n_timesteps": 1e6}
     assert model.target_kl(0.5) == pytest.approx(0.015)
     assert model.ent_coef(0.0) == 0.0
