@@ -177,7 +177,7 @@ class InOneBatch:
         self.n_complete = buffer.pos
         self.acted: list[Array] = []
         self.truncations: list[tuple[int, int, Any]] = []
-        self.looked_at: dict[int, tuple[th.Tensor, th.Tensor]] = {}
+        self.looked_at: list[tuple[str, int, th.Tensor]] = []
         self.is_shown = False
         self._values: th.Tensor | None = None
         self._log_probs: th.Tensor | None = None
@@ -229,9 +229,10 @@ class InOneBatch:
             if self.was_policy_changed():
                 return self._hand_over(rewards, starts, dones, infos)
             self.actor.read_exploration()
-            if self._values is not None or self._log_probs is not None:
-                # A callback that has read these tensors may have changed them in place: SB3 would store them as they are now.
-                self.looked_at[self.buffer.pos] = self.values, self.log_probs
+            # A callback that has read these tensors may have changed them in place: SB3 would store them as they are now.
+            for name, tensor in (("values", self._values), ("log_probs", self._log_probs)):
+                if tensor is not None:
+                    self.looked_at.append((name, self.buffer.pos, tensor))
         buffer, step = self.buffer, self.buffer.pos
         if True in dones.tolist():
             self._bootstrap(rewards, dones, infos)
@@ -266,9 +267,9 @@ class InOneBatch:
             at, environments, last = zip(*self.truncations, strict=True)
             buffer.rewards[at, environments] += self.gamma * self._values_of(last)
             self.truncations = []
-        for step, (values, log_probs) in self.looked_at.items():
-            arrays["values"][step], arrays["log_probs"][step] = values.numpy().flatten(), log_probs.numpy()
-        self.looked_at = {}
+        for name, step, tensor in self.looked_at:
+            arrays[name][step] = tensor.numpy().flatten()
+        self.looked_at = []
 
     def _bootstrap(self, rewards: Array, dones: Array, infos: list[dict[str, Any]]) -> None:
         """Add the value of the last observation to the reward where an episode was cut off, at once or with the batch."""
