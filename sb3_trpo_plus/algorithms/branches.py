@@ -15,6 +15,7 @@ from torch import distributions as td
 
 from sb3_trpo_plus.envs.vec_states import VecState, set_vec_state
 from sb3_trpo_plus.policies.distributions import components
+from sb3_trpo_plus.policies.observations import parts_of, whole_of
 from sb3_trpo_plus.policies.plain import DISTRIBUTIONS
 from sb3_trpo_plus.rollouts.collection import within_bounds
 from sb3_trpo_plus.rollouts.fast_actor import FastActor, Observations
@@ -125,9 +126,7 @@ def observations_at(observations: Any, index: Any) -> Any:
     :param observations: array or dict of arrays
     :param index: any NumPy index of the leading dimensions
     """
-    if isinstance(observations, dict):
-        return {key: np.array(value[index]) for key, value in observations.items()}
-    return np.array(observations[index])
+    return whole_of({key: np.array(part[index]) for key, part in parts_of(observations).items()})
 
 
 class _CommonNoise:

@@ -22,7 +22,8 @@ from sb3_trpo_plus.policies.observations import parts_of, stack, whole_of
 from sb3_trpo_plus.policies.plain import is_plain_buffer
 from sb3_trpo_plus.rollouts.checks import first_broken_parameter, refuse_to_act
 from sb3_trpo_plus.rollouts.fast_actor import FastActor, Observations
-from sb3_trpo_plus.rollouts.frozen import FrozenPolicy, filled_when_read
+from sb3_trpo_plus.rollouts.frozen import FrozenPolicy
+from sb3_trpo_plus.rollouts.lazy import filled_when_read
 from sb3_trpo_plus.rollouts.noise import noise_width, standard_noise
 
 Array = npt.NDArray[Any]
