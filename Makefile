@@ -16,12 +16,12 @@ help:  ## list the targets
 
 .venv/.train: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(INSTALL) '.[envs]'
+	$(INSTALL) '.[zoo,plots,tensorboard,envs]'
 	$(BIN)/sb3-trpo-plus enable
 	touch $@
 
 .venv/.test: .venv/.train
-	$(INSTALL) '.[envs,tests,lint,docs]'
+	$(INSTALL) '.[zoo,plots,tensorboard,envs,tests,lint,docs]'
 	touch $@
 
 train: .venv/.train  ## train and evaluate through RL Zoo: make train ALGO=npg ENV=CartPole-v1 ARGS="--seed 1"
@@ -53,9 +53,10 @@ bench: .venv/.test  ## measure the speed, run what is missing of the other bench
 	$(BIN)/python benchmarks/first_run.py
 	$(BIN)/python benchmarks/family.py
 
-wheel: .venv/.test  ## build the wheel into dist/
+wheel: .venv/.test  ## build the wheel and the source distribution into dist/, and check what an index would show of them
 	rm -rf dist
-	$(BIN)/python -m pip wheel --no-deps -q -w dist .
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
 
 clean:  ## remove the environment and all that was built
 	rm -rf .venv dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -23,3 +23,24 @@ def unit_actions(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     if np.all(space.low == -1) and np.all(space.high == 1):
         return env
     return RescaleAction(env, np.float32(-1), np.float32(1))
+
+
+def with_channel(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """
+    Give grey images the channel that SB3's convolutional networks ask for: height x width becomes height x width x 1.
+
+    :param env: with a Box of two dimensions for its observations
+    :return: the wrapped environment
+    """
+    return _WithChannel(env)
+
+
+class _WithChannel(gym.ObservationWrapper[Any, Any, Any]):
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        assert isinstance(space, spaces.Box), f"with_channel is for images, but the observations are {space}"
+        self.observation_space = spaces.Box(space.low[..., None], space.high[..., None], dtype=np.dtype(space.dtype).type)
+
+    def observation(self, observation: Any) -> Any:
+        return observation[..., None]

@@ -5,7 +5,8 @@ So they can be used by ``rl_zoo3 ... --gym-packages sb3_trpo_plus.zoo``, or by a
 Zoo imports if there is one (see :mod:`sb3_trpo_plus.command_line.opt_in`).
 """
 
-from sb3_trpo_plus.zoo.registration import ALGORITHMS, hyperparams_file, register, whose
+from sb3_trpo_plus.zoo.manager import hyperparams_file
+from sb3_trpo_plus.zoo.registration import ALGORITHMS, register
 from sb3_trpo_plus.zoo.search_spaces import (
     SEARCH,
     convert_ppo_penalty_params,
@@ -23,7 +24,6 @@ __all__ = [
     "sample_hyperparams",
     "sample_ppo_penalty_hyperparams",
     "sample_vine_hyperparams",
-    "whose",
 ]
 
 register()

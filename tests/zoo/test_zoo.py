@@ -90,7 +90,9 @@ def test_schedule_that_is_none(tmp_path: Path, name: str, value: str) -> None:
 def test_entry_for_any_environment(tmp_path: Path, env_id: str, normalized: bool) -> None:
     run(*OURSELVES, "train", "--env", env_id, "-n", "2048", "--eval-freq", "1024", "-f", "logs", cwd=tmp_path)
     folder = tmp_path / f"logs/trpo/{env_id}_1"
-    assert (folder / env_id / "vecnormalize.pkl").is_file() == normalized
+    statistics = pickle.loads((folder / env_id / "vecnormalize.pkl").read_bytes())
+    assert (statistics.norm_obs, statistics.norm_reward) == (normalized, True)
+    assert len(np.load(folder / "evaluations.npz")["timesteps"]) == 2
     model = TRPO.load(folder / f"{env_id}.zip")
     assert (model.n_envs, model.policy_kwargs["log_std_init"]) == (8, -1)
     if env_id == "Pusher-v5":

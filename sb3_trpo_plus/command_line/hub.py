@@ -1,0 +1,111 @@
+"""RL Zoo's ``push_to_hub`` and ``load_from_hub``: agents to and from the Hugging Face Hub."""
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_sb3
+from huggingface_hub import constants, get_token, repocard
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_sb3 import ModelName, ModelRepoId
+from requests.exceptions import HTTPError
+
+from sb3_trpo_plus.command_line import scripts
+from sb3_trpo_plus.command_line.filming import ffmpeg_command, find_ffmpeg
+from sb3_trpo_plus.command_line.model_card import card_metadata, card_text
+from sb3_trpo_plus.command_line.runs import LOGS, with_defaults
+from sb3_trpo_plus.zoo import ALGORITHMS
+
+# Whose exceptions are about the Hub and the way to it.
+HUB = {"huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "requests"}
+
+
+def push_to_hub(arguments: list[str]) -> None:
+    """
+    RL Zoo's ``push_to_hub``.
+
+    :param arguments: of the command line
+    """
+    arguments, _ = scripts.import_gym_packages(arguments)
+    arguments = with_defaults(arguments)
+    given = scripts.given(arguments)
+    repo_id = ModelRepoId(given.organization, given.repo_name or ModelName(given.algo, given.env))
+    pushing = importlib.import_module("huggingface_sb3.push_to_hub")
+    metadata_save = repocard.metadata_save
+
+    def generate_metadata(*args: Any) -> dict[str, Any]:
+        metadata: dict[str, Any] = pushing._generate_metadata(*args).to_dict()
+        return metadata
+
+    def save_card(path: Path, metadata: dict[str, Any]) -> None:
+        """Another text in the place of RL Zoo's, whose commands know nothing of our algorithms."""
+        if given.algo in ALGORITHMS:
+            path.write_text(card_text(path.parent, given.algo, given.env, repo_id, given.seed), encoding="utf-8")
+            metadata = card_metadata(given.algo, metadata)
+        metadata_save(path, metadata)
+
+    replacements = [*scripts.saved_agent(), (repocard, "metadata_save", save_card)]
+    # RL Zoo asks for the name that the function had before sb3-team-hf-integration 3.
+    if not hasattr(pushing, "generate_metadata"):
+        replacements.append((pushing, "generate_metadata", generate_metadata))
+    if not given.no_render and not scripts.asks_for_help(arguments):
+        ffmpeg = find_ffmpeg()
+        if ffmpeg is None:
+            scripts.stop("There is no ffmpeg for the video: `pip install 'sb3-trpo-plus[zoo]'` brings one, or use --no-render")
+        replacements.append((os, "system", ffmpeg_command(ffmpeg)))
+    with _hub_errors(repo_id):
+        scripts.run("push_to_hub", arguments, replacements)
+
+
+def load_from_hub(arguments: list[str]) -> None:
+    """
+    RL Zoo's ``load_from_hub``.
+
+    :param arguments: of the command line
+    """
+    arguments, _ = scripts.import_gym_packages(arguments)
+    arguments = ["--algo", "trpo", "-f", LOGS, *arguments]
+    given = scripts.given(arguments)
+    repo = ModelRepoId(given.organization, given.repo_name or ModelName(given.algo, given.env))
+    download = huggingface_sb3.load_from_hub
+
+    def load(repo_id: str, filename: str) -> Any:
+        try:
+            return download(repo_id, filename)
+        except LocalEntryNotFoundError:  # no network, and not in the cache
+            raise
+        except EntryNotFoundError as error:
+            if filename == "vec_normalize.pkl":
+                # RL Zoo expects the exception of an older huggingface_hub where an agent has no statistics.
+                raise HTTPError(str(error)) from error
+            return scripts.stop(
+                f"{repo_id} has no {filename}: it was not pushed by RL Zoo's push_to_hub, or as another --algo"
+            )
+
+    with _hub_errors(repo):
+        try:
+            scripts.run("load_from_hub", arguments, [(huggingface_sb3, "load_from_hub", load)])
+        except ValueError as error:  # RL Zoo's: the code is not trusted, the folder exists
+            scripts.stop(error)
+
+
+@contextmanager
+def _hub_errors(repo_id: str) -> Iterator[None]:
+    """One line about what is wrong with the Hub or the way to it, instead of the many of a traceback."""
+    try:
+        yield
+    except Exception as error:
+        if not any(base.__module__.split(".")[0] in HUB for base in type(error).__mro__):
+            raise
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            advice = "the token that is set has no right to it" if get_token() else "no token is set"
+            scripts.stop(
+                f"{constants.ENDPOINT} refuses {repo_id} ({status}): {advice}; `hf auth login`, or HF_TOKEN, sets one"
+            )
+        if status == 404:
+            scripts.stop(f"There is no {repo_id} on {constants.ENDPOINT}, or it is private")
+        scripts.stop(f"{constants.ENDPOINT} does not answer for {repo_id}: {type(error).__name__}: {error}")

@@ -1,0 +1,78 @@
+"""RL Zoo's commands, with this package's algorithms registered."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rl_zoo3.enjoy import enjoy as _enjoy
+from rl_zoo3.train import train as _train
+
+import sb3_trpo_plus.zoo  # noqa: F401  (registers)
+from sb3_trpo_plus.command_line.runs import LOGS, with_defaults
+
+
+def train(arguments: list[str]) -> None:
+    """RL Zoo's ``train``; the algorithm is ours if none is named."""
+    _run("train", _train, ["--algo", "trpo", "-f", LOGS, *arguments])
+
+
+def enjoy(arguments: list[str]) -> None:
+    """RL Zoo's ``enjoy``, of the newest run under ``logs`` that has a model unless the arguments say otherwise."""
+    _run("enjoy", _enjoy, with_defaults(arguments))
+
+
+def plot_train(arguments: list[str]) -> None:
+    """RL Zoo's ``plot_train``; without a screen, into a file."""
+    _plot("plot_train", arguments)
+
+
+def plot_from_file(arguments: list[str]) -> None:
+    """RL Zoo's ``plot_from_file``; without a screen, into files."""
+    _plot("plot_from_file", arguments)
+
+
+def all_plots(arguments: list[str]) -> None:
+    """RL Zoo's ``all_plots``; without a screen, into files."""
+    _plot("all_plots", arguments)
+
+
+def _run(command: str, run: Callable[[], Any], arguments: list[str]) -> None:
+    if any(word.startswith("--gym-p") for word in arguments) and os.getcwd() not in sys.path:
+        # As `python -m rl_zoo3.train` has it: environments of one's own often are in a file of the current folder.
+        sys.path.append(os.getcwd())
+    sys.argv = [f"sb3-trpo-plus {command}", *arguments]
+    run()
+
+
+def _plot(command: str, arguments: list[str]) -> None:
+    from matplotlib import pyplot as plt
+    from rl_zoo3 import plots
+
+    show = plt.show
+
+    def show_or_save(*args: Any, **kwargs: Any) -> None:
+        has_screen = getattr(plt.gcf().canvas, "required_interactive_framework", None) is not None
+        show(*args, **kwargs) if has_screen else _save_figures(command)
+
+    plt.show = show_or_save
+    try:
+        _run(command, getattr(plots, command), arguments)
+    finally:
+        plt.show = show
+
+
+def _save_figures(command: str) -> None:
+    from matplotlib import pyplot as plt
+
+    for number in plt.get_fignums():
+        figure = plt.figure(number)
+        title = figure.get_label() or (figure.axes[0].get_title() if figure.axes else "") or str(number)
+        if not any(axes.has_data() for axes in figure.axes):
+            print(f"{title}: nothing to draw; RL Zoo averages over 100 episodes, and leaves out shorter runs (-w 10: over 10)")
+            continue
+        file = f"{command}_{re.sub(r'[^A-Za-z0-9.]+', '-', str(title)).strip('-')}.png"
+        figure.savefig(file, dpi=150)
+        print(f"There is no screen: saved {os.path.abspath(file)}")
+    plt.close("all")
