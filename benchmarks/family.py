@@ -7,6 +7,7 @@ be stopped and started again.
 
     python benchmarks/family.py            # run what is missing (half an hour on two cores), print the table, draw the curves
     python benchmarks/family.py --table    # only print the table of what is there
+    python benchmarks/family.py --draw     # only draw the curves of what is there
 """
 
 import statistics
@@ -15,10 +16,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import colours
 import numpy as np
 import results_file
 import torch as th
 import yaml
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -42,6 +45,13 @@ MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     'PPOPenalty, penalty="adaptive"': ("ppo_penalty", {}),
     'PPOPenalty, penalty="dual"': ("ppo_penalty", {"penalty": "dual"}),
 }
+# Drawn together, each time beside TRPO.
+PANELS = (
+    ('TRPO, fisher="empirical"', 'TRPO, kl_constraint="max"'),
+    ("NPG", "NPG, step_size=0.3"),
+    ('PPOPenalty, penalty="adaptive"', 'PPOPenalty, penalty="dual"'),
+    ("VineTRPO",),
+)
 SEEDS = range(5)
 EVERY = 5_000
 Run = tuple[str, str, int]
@@ -132,27 +142,50 @@ def print_table() -> None:
 
 
 def draw() -> None:
-    """Mean over the seeds and their range, by environment steps."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for axes, (env, threshold) in zip(figure.subplots(1, 2), SOLVED.items(), strict=True):
-        for index, member in enumerate(MEMBERS):
-            curves = [[point.split(":") for point in row["curve"].split()] for row in rows_of(member, env)]
-            if not curves:
-                continue
-            # The vine's rollouts, and with them its runs, are not all of the same length.
-            steps = [int(step) for step, _ in min(curves, key=len)]
-            means = np.array([[float(mean) for _, mean in curve[: len(steps)]] for curve in curves])
-            axes.plot(steps, means.mean(axis=0), color=f"C{index}", label=member)
-            axes.fill_between(steps, means.min(axis=0), means.max(axis=0), color=f"C{index}", alpha=0.07)
-        axes.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
-        axes.set(title=env, xlabel="environment steps, branches included", ylabel="return of an episode", xscale="log")
-        axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
-    figure.savefig(PICTURE, dpi=150)
+    """Mean over the seeds and their range, by environment steps: a column for each environment, TRPO in every panel."""
+    figure = Figure(figsize=(colours.WIDTH, 8.6), layout="constrained")
+    all_axes = figure.subplots(len(PANELS), len(SOLVED), sharex=True, sharey="col")
+    for column, (env, threshold) in enumerate(SOLVED.items()):
+        for axes, members in zip(all_axes[:, column], PANELS, strict=True):
+            shown = dict(zip(members, (colours.MEMBER, colours.OTHER_MEMBER), strict=False))
+            for member, colour in {"TRPO": colours.REFERENCE, **shown}.items():
+                draw_curve(axes, rows_of(member, env), colour, member)
+            axes.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
+            axes.set(xscale="log", xlim=(4_500, 450_000))
+            if env == "CartPole-v1":
+                # There is room below for the legend.
+                axes.set_ylim(bottom=0)
+                axes.legend(loc="lower right", fontsize="small")
+            axes.grid(alpha=0.3)
+            axes.yaxis.set_major_formatter("{x:,.0f}")
+        all_axes[0, column].set_title(f"{env}, solved at {threshold:g} (dotted)", fontsize="medium")
+        all_axes[-1, column].set_xlabel("environment steps, branches included")
+        ticks = [5_000, 20_000, 100_000, 400_000]
+        all_axes[-1, column].set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        all_axes[-1, column].set_xticks([], minor=True)
+    figure.supylabel("return of an episode: mean and range of five seeds", fontsize="medium")
+    figure.savefig(PICTURE, dpi=colours.DPI)
+
+
+def draw_curve(axes: Axes, rows: list[dict[str, str]], colour: str, label: str) -> None:
+    """The seeds' mean, and their range as an area."""
+    curves = [[point.split(":") for point in row["curve"].split()] for row in rows]
+    if not curves:
+        return
+    # The vine's rollouts, and with them its runs, are not all of the same length.
+    steps = [int(step) for step, _ in min(curves, key=len)]
+    returns = np.array([[float(mean) for _, mean in curve[: len(steps)]] for curve in curves])
+    axes.plot(steps, returns.mean(axis=0), color=colour, linewidth=1.8, label=label)
+    axes.fill_between(steps, returns.min(axis=0), returns.max(axis=0), color=colour, alpha=0.18, linewidth=0)
 
 
 def main() -> None:
-    args = results_file.parser(__doc__).parse_args()
+    parser = results_file.parser(__doc__)
+    parser.add_argument("--draw", action="store_true", help="only draw what is there")
+    args = parser.parse_args()
+    if args.draw:
+        draw()
+        return
     if not args.table:
         run_missing(args.jobs)
         draw()

@@ -13,8 +13,9 @@ untrained" say what is learnt without a discriminator.
 `imitation` asks for releases of Gymnasium and SB3 from before ours, so it is installed without what it asks for, into an
 environment of its own that has the packages of this one; the script then runs itself there.
 
-    python benchmarks/imitation_learning.py            # run what is missing, print the table, draw the curve
+    python benchmarks/imitation_learning.py            # run what is missing, print the table, draw the curves
     python benchmarks/imitation_learning.py --table    # only print the table of what is there
+    python benchmarks/imitation_learning.py --draw     # only draw the curves of what is there
 """
 
 import importlib.util
@@ -33,6 +34,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, SupportsFloat
 
+import colours
 import gymnasium as gym
 import numpy as np
 import results_file
@@ -291,29 +293,34 @@ def print_table() -> None:
             )
 
 
+DRAWN = {
+    "sb3_trpo_plus.TRPO": ("ours", colours.OURS),
+    "sb3_contrib.TRPO": ("sb3-contrib's TRPO", colours.SB3_CONTRIB),
+    "stable_baselines3.PPO": ("SB3's PPO", colours.PPO),
+}
+
+
 def draw() -> None:
-    """GAIL's mean over the seeds and their range, by steps of the generator."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for index, name in enumerate(COMPARED):
+    """GAIL's mean over the seeds and each of them, by steps of the generator, a panel for each generator."""
+    figure = Figure(figsize=(colours.WIDTH, 3.9), layout="constrained")
+    all_axes = figure.subplots(1, len(COMPARED), sharey=True)
+    for axes, name in zip(all_axes, COMPARED, strict=True):
+        title, colour = DRAWN[name]
         curves = [points(row) for row in rows_of("GAIL", name)]
-        if not curves:
-            continue
-        steps = [at for at, _ in curves[0]]
-        means = np.array([[mean for _, mean in curve] for curve in curves])
-        axes.plot(steps, means.mean(axis=0), color=f"C{index}", label=name)
-        axes.fill_between(steps, means.min(axis=0), means.max(axis=0), color=f"C{index}", alpha=0.12, linewidth=0)
-    axes.axhline(HORIZON, color="black", linewidth=0.8, linestyle=":", label="expert")
-    axes.set(
-        title=f"GAIL on CartPole-v1, {DEMONSTRATIONS} demonstrations, {EXPERIMENTS['GAIL'][2]} seeds: mean and range",
-        xlabel="environment steps of the generator",
-        ylabel="true return of an episode",
-        ylim=(0, 1.04 * HORIZON),
-    )
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    figure.savefig(PICTURE, dpi=150)
+        for curve in curves:
+            axes.plot(*np.transpose(curve), color=colour, linewidth=0.8, alpha=0.45)
+        if curves:
+            axes.plot(*np.mean(curves, axis=0).T, color=colour, linewidth=2.8)
+        axes.axhline(HORIZON, color="black", linewidth=1, linestyle=":")
+        axes.set_title(title, color=colour)
+        axes.set(ylim=(0, 1.04 * HORIZON), xlim=(0, EXPERIMENTS["GAIL"][3]))
+        axes.set_xticks([0, 50_000, 100_000], ["0", "50,000", "100,000"])
+        axes.grid(alpha=0.3)
+    all_axes[0].set_ylabel("true return of an episode\n(dotted: the expert's)")
+    n_seeds = EXPERIMENTS["GAIL"][2]
+    all_axes[1].set_xlabel(f"environment steps of the generator; thick, the mean of {n_seeds} seeds; thin, each seed")
+    figure.suptitle(f"GAIL on CartPole-v1, {DEMONSTRATIONS} demonstrations", fontsize="large")
+    figure.savefig(PICTURE, dpi=colours.DPI)
 
 
 def with_imitation(folder: Path) -> Path:
@@ -345,7 +352,11 @@ def main() -> None:
         metavar="FOLDER",
         help="where imitation is installed",
     )
+    parser.add_argument("--draw", action="store_true", help="only draw what is there")
     args = parser.parse_args()
+    if args.draw:
+        draw()
+        return
     if not args.table:
         if importlib.util.find_spec("imitation") is None:
             sys.exit(subprocess.run([str(with_imitation(args.environment)), *sys.argv]).returncode)

@@ -1,11 +1,12 @@
 """
 Evaluate the TRPO agents that RL Zoo published in 2021, in the nearest environment that still exists.
 
-    python benchmarks/published_agents.py FOLDER    # with FOLDER/CartPole-v1/CartPole-v1.zip and so on
+    python benchmarks/published_agents.py FOLDER     # with FOLDER/CartPole-v1/CartPole-v1.zip and so on
+    python benchmarks/published_agents.py --table    # only print what was measured
 """
 
+import argparse
 import csv
-import sys
 import warnings
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def evaluate(folder: Path, env_id: str) -> tuple[float, float]:
     return float(mean), float(std)  # type: ignore[arg-type]
 
 
-def main() -> None:
+def measure(folder: Path) -> None:
+    """Write a row for each agent of a folder."""
     warnings.simplefilter("ignore")
     try:
         import pybullet_envs_gymnasium  # noqa: F401
@@ -50,15 +52,31 @@ def main() -> None:
     rows = []
     for name, published, env_id in AGENTS:
         if env_id in gym.registry:
-            mean, std = evaluate(Path(sys.argv[1]) / name, env_id)
+            mean, std = evaluate(folder / name, env_id)
             rows.append([name, env_id, published, round(mean, 1), round(std, 1), EPISODES, __version__])
     with RESULTS.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["agent", "env", "published", "mean_return", "std_return", "episodes", "version"])
         writer.writerows(rows)
+
+
+def print_table() -> None:
+    """One Markdown row an agent."""
     print("| published agent | environment now | published | here |\n|---|---|---|---|")
-    for row in rows:
-        print("| {} | {} | {} | {} ± {} |".format(*row))
+    with RESULTS.open() as file:
+        for row in csv.DictReader(file):
+            print("| {agent} | {env} | {published} | {mean_return} ± {std_return} |".format_map(row))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("folder", type=Path, nargs="?", help="that has a folder of each agent")
+    source.add_argument("--table", action="store_true", help="only print what was measured")
+    args = parser.parse_args()
+    if not args.table:
+        measure(args.folder)
+    print_table()
 
 
 if __name__ == "__main__":

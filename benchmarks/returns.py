@@ -26,6 +26,7 @@ import tempfile
 import time
 import warnings
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
@@ -443,6 +444,45 @@ def print_former() -> None:
         print(f"| {env_id} |", ", ".join(other), f"| {by_seed(means)} |")
 
 
+def print_short() -> None:
+    """One short Markdown row a task with fresh seeds, with a star where the published agent had another number of steps."""
+    print("| environment | ours | sb3-contrib | best published |")
+    print("|---" * 4 + "|")
+    for env_id in STUDIES["fresh"].envs:
+        figure, has_our_steps = max(
+            (figure, steps == TASKS[env_id].steps)
+            for figure, steps in filter(None, (published(env_id, algo) for algo in ("TRPO", "PPO")))
+        )
+        best = short([figure]) + "*" * (not has_our_steps)
+        contrib = final_returns("sb3_contrib", env_id) if env_id in STUDIES["sb3_contrib"].envs else {}
+        measured = [short(list(returns.values())) for returns in (final_returns("fresh", env_id), contrib)]
+        print("|", " | ".join([env_id, *measured, best]), "|")
+
+
+def short(values: Sequence[float]) -> str:
+    """Their mean, and the standard deviation of more than one, with a decimal where that says something; empty for none."""
+    if not values:
+        return ""
+    mean = statistics.mean(values)
+    decimals = 0 if abs(mean) >= 100 else 1
+    spread = f" ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else ""
+    return f"{mean:.{decimals}f}{spread}"
+
+
+def print_agents() -> None:
+    """One Markdown row an agent that is kept: its twenty episodes, and the mean over the seeds that it is the best of."""
+    print("| agent | seed | steps | its return | mean over seeds 0 to 4 |")
+    print("|---" * 5 + "|")
+    for env_id, task in TASKS.items():
+        about = AGENTS / "trpo" / f"{env_id}_1" / env_id / "args.yml"
+        if about.is_file():
+            # As RL Zoo reads it, which keeps an OrderedDict there.
+            seed = yaml.load(about.read_text(), yaml.UnsafeLoader)["seed"]
+            episodes = curves("tuned", env_id)[seed][-1]["returns"]
+            means = list(final_returns("tuned", env_id).values())
+            print("|", " | ".join([env_id, str(seed), f"{task.steps:,}", short(episodes), short(means)]), "|")
+
+
 def main() -> None:
     parser = results_file.parser(__doc__)
     parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=list(STUDIES), metavar="STUDY", help="which")
@@ -462,7 +502,7 @@ def main() -> None:
         missing = {file_of(run): run for run in runs if not file_of(run).is_file()}
         for _ in results_file.in_processes(train, list(missing.values()), args.jobs):
             pass
-    for table in (print_table, print_times, print_unseen, print_seeds, print_former):
+    for table in (print_table, print_times, print_unseen, print_seeds, print_former, print_short, print_agents):
         table()
         print()
 

@@ -6,28 +6,41 @@ stratified bootstrap intervals (rliable), and learning curves over steps and ove
 """
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import colours
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import PercentFormatter
 from returns import STUDIES, best_published, curves, file_of, published
-from rliable import library, metrics, plot_utils
+from rliable import library, metrics
 
 Scores = npt.NDArray[np.float64]
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 NAMES = {
-    "tuned": "ours (tuned)",
-    "fresh": "ours (seeds 5 to 9)",
-    "default": "ours (default)",
+    "tuned": "ours, tuned",
+    "fresh": "ours, seeds 5 to 9",
+    "default": "ours, default",
     "sb3_contrib": "sb3-contrib's TRPO",
     "ppo": "SB3's PPO",
 }
-COLORS = dict(zip(NAMES.values(), ("tab:blue", "tab:purple", "tab:cyan", "tab:orange", "tab:green"), strict=True))
+COLOURS = {
+    "tuned": colours.OURS,
+    "fresh": colours.OURS_ON_OTHER_SEEDS,
+    "default": colours.OURS_WITH_DEFAULT,
+    "sb3_contrib": colours.SB3_CONTRIB,
+    "ppo": colours.PPO,
+}
+OURS = ("tuned", "fresh", "default")
+PEERS = ("sb3_contrib", "ppo")
 REPETITIONS = 2000
+# An interval is read on a dark bar as well.
+ON_A_BAR = [withStroke(linewidth=3.5, foreground="white")]
 
 
 def evaluations(study: str, env_id: str) -> Scores:
@@ -53,78 +66,119 @@ def intervals(of: dict[str, Any], func: Callable[..., Any]) -> tuple[dict[str, A
     return points, ranges
 
 
-def draw_interquartile_means(peers: list[str]) -> Figure:
+def draw_bars(axes: Axes, studies: Sequence[str], points: dict[str, Any], ranges: dict[str, Any], keys: Sequence[str]) -> None:
+    """
+    A bar from 0 for each study, with its interval.
+
+    :param keys: of the studies in ``points`` and ``ranges``
+    """
+    for place, (study, key) in enumerate(zip(studies, keys, strict=True)):
+        low, high = ranges[key].flatten()
+        point = float(np.ravel(points[key])[0])
+        axes.barh(place, point, height=0.62, color=COLOURS[study])
+        axes.plot([low, high], [place, place], color="black", linewidth=1.4, marker="|", markersize=9, path_effects=ON_A_BAR)
+    axes.set_yticks(range(len(studies)), [NAMES[study] for study in studies])
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3, axis="x")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def panels(n_bars: Sequence[int]) -> tuple[Figure, Sequence[Axes]]:
+    """One above the other, with room for so many bars each."""
+    figure = Figure(figsize=(colours.WIDTH, 1.6 + 0.36 * sum(n_bars)), layout="constrained")
+    return figure, figure.subplots(len(n_bars), 1, sharex=True, height_ratios=[0.8 + n for n in n_bars])
+
+
+def draw_interquartile_means() -> Figure:
     """Of the last policies, a panel for each set of tasks."""
-    figure = Figure(figsize=(10, 0.8 + 0.5 * len(NAMES)), layout="constrained")
-    for axes, peer in zip(figure.subplots(1, len(peers), squeeze=False)[0], peers, strict=True):
-        of = {NAMES[study]: scores(study, peer)[:, :, -1] for study in members(peer)}
-        points, ranges = intervals(of, lambda x: np.array([metrics.aggregate_iqm(x)]))
-        for place, name in enumerate(reversed(of)):
-            low, high = ranges[name][:, 0]
-            axes.barh(place, high - low, left=low, height=0.6, color=COLORS[name], alpha=0.7)
-            axes.plot([points[name][0]] * 2, [place - 0.3, place + 0.3], color="black")
-        axes.set_yticks(range(len(of)), list(reversed(of)))
-        axes.set(title=tasks_in_words(peer), xlabel="interquartile mean of return / best published")
-        axes.grid(alpha=0.3, axis="x")
-        # A bar that begins at the axis looks cut off.
-        left, right = axes.get_xlim()
-        axes.set_xlim(left - 0.05 * (right - left))
+    figure, all_axes = panels([len(members(peer)) for peer in PEERS])
+    for axes, peer in zip(all_axes, PEERS, strict=True):
+        studies = members(peer)
+        points, ranges = intervals(
+            {study: scores(study, peer)[:, :, -1] for study in studies}, lambda x: np.array([metrics.aggregate_iqm(x)])
+        )
+        draw_bars(axes, studies, points, ranges, studies)
+        axes.axvline(1, color="black", linestyle=":", linewidth=1.2)
+        axes.set_title(tasks_in_words(peer), loc="left", fontsize="medium")
+        axes.tick_params(labelbottom=True)
+    all_axes[-1].set(
+        xlabel="return of the last policy, in units of the best published one (dotted)\n"
+        "bar: mean over the middle half of the runs; line: 95% interval",
+        xlim=(0, None),
+    )
     return figure
 
 
-def draw_improvements(peers: list[str]) -> Figure:
-    """How likely a run of ours ends above one of a peer's, on a task drawn at random."""
-    pairs = {
-        f"{NAMES[ours]},{NAMES[peer]}": (scores(ours, peer)[:, :, -1], scores(peer, peer)[:, :, -1])
-        for peer in peers
-        for ours in ("tuned", "fresh", "default")
-    }
+def draw_improvements() -> Figure:
+    """How likely a run of ours ends above one of a peer's, on a task drawn at random, a panel for each peer."""
+    pairs = {f"{ours},{peer}": (scores(ours, peer)[:, :, -1], scores(peer, peer)[:, :, -1]) for peer in PEERS for ours in OURS}
     points, ranges = intervals(pairs, metrics.probability_of_improvement)
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    plot_utils.plot_probability_of_improvement(points, ranges, ax=axes, xticks=[0, 0.25, 0.5, 0.75, 1])
+    figure, all_axes = panels([len(OURS)] * len(PEERS))
+    for axes, peer in zip(all_axes, PEERS, strict=True):
+        draw_bars(axes, OURS, points, ranges, [f"{ours},{peer}" for ours in OURS])
+        axes.axvline(0.5, color="black", linestyle=":", linewidth=1.2)
+        n_tasks = len(STUDIES[peer].envs)
+        axes.set_title(f"against {NAMES[peer]}, {n_tasks} tasks", loc="left", fontsize="medium")
+        axes.tick_params(labelbottom=True)
+    all_axes[-1].set(
+        xlabel="how likely a run of ours ends above one of theirs on the same task\ndotted: no difference; line: 95% interval",
+        xlim=(0, 1.01),
+    )
+    all_axes[-1].xaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
-def draw_curves(peers: list[str]) -> Figure:
+def draw_curves() -> Figure:
     """Interquartile mean by environment steps, a panel for each set of tasks."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for axes, peer in zip(figure.subplots(1, len(peers), squeeze=False)[0], peers, strict=True):
-        of = {NAMES[study]: scores(study, peer)[:, :, :-1] for study in members(peer)}
+    figure = Figure(figsize=(colours.WIDTH, 4.6), layout="constrained")
+    all_axes = figure.subplots(1, len(PEERS), sharey=True)
+    for axes, peer in zip(all_axes, PEERS, strict=True):
+        of = {study: scores(study, peer)[:, :, :-1] for study in members(peer)}
         points, ranges = intervals(
             of, lambda x: np.array([metrics.aggregate_iqm(x[:, :, index]) for index in range(x.shape[-1])])
         )
         millions = np.linspace(0, 1, 21)[1:]
-        plot_utils.plot_sample_efficiency_curve(
-            millions, points, ranges, algorithms=list(of), colors=COLORS, ax=axes, labelsize="medium", ticklabelsize="medium",
-            xlabel="environment steps (millions)", ylabel="interquartile mean of return / best published",
-        )  # fmt: skip
-        axes.set_title(tasks_in_words(peer))
-        axes.legend()
+        for study in of:
+            axes.plot(millions, points[study], color=COLOURS[study], linewidth=2, label=NAMES[study])
+            axes.fill_between(millions, *ranges[study], color=COLOURS[study], alpha=0.2, linewidth=0)
+        axes.axhline(1, color="black", linestyle=":", linewidth=1.2)
+        axes.set_title(tasks_in_words(peer), fontsize="medium")
+        axes.set(xlabel="environment steps, millions", xlim=(0, 1), ylim=(0, None))
+        axes.grid(alpha=0.3)
+    all_axes[0].set_ylabel("return, in units of the best published one (dotted)\nmean over the middle half of the runs")
+    figure.legend(*all_axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 def draw_wall_clock(axes: Axes, env_id: str) -> None:
-    """Every seed's curve over its time on one core, and the published figure of PPO."""
+    """Every seed's curve over its time on one core, their mean, and the published figure of PPO."""
     drawn: set[Path] = set()
     for study, name in NAMES.items():
         if env_id not in STUDIES[study].envs:
             continue
-        for seed, rows in curves(study, env_id).items():
-            file = file_of((study, env_id, seed))
-            if file not in drawn:
-                drawn.add(file)
-                # The last evaluation on the way is a rollout before the one at the end, of a quarter of the episodes.
-                shown = [*rows[:-2], rows[-1]]
-                minutes = [row["seconds"] / 60 for row in shown]
-                label = name if seed == STUDIES[study].seeds[0] else None
-                axes.plot(minutes, [np.mean(row["returns"]) for row in shown], color=COLORS[name], label=label, alpha=0.8)
+        of_seeds = curves(study, env_id)
+        files = {file_of((study, env_id, seed)) for seed in of_seeds}
+        if files <= drawn:
+            continue
+        drawn |= files
+        # The last evaluation on the way is a rollout before the one at the end, of a quarter of the episodes.
+        shown = [[*rows[:-2], rows[-1]] for rows in of_seeds.values()]
+        minutes = np.array([[row["seconds"] / 60 for row in rows] for rows in shown])
+        returns = np.array([[np.mean(row["returns"]) for row in rows] for rows in shown])
+        axes.plot(minutes.T, returns.T, color=COLOURS[study], alpha=0.35, linewidth=1)
+        label = name if f"seeds {STUDIES[study].seeds[0]} to" in name else f"{name}, {len(shown)} seeds"
+        axes.plot(minutes.mean(axis=0), returns.mean(axis=0), color=COLOURS[study], linewidth=2.5, label=label)
     figure, _ = published(env_id, "PPO") or (np.nan, 0)
-    axes.axhline(figure, color="black", linestyle=":", label=f"PPO's published {figure:.0f}")
-    axes.set(xlabel="minutes on one core", ylabel="return of an episode", xscale="log", title=env_id)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    axes.axhline(figure, color="black", linestyle=":", label=f"published return of PPO, {figure:.0f}")
+    axes.set(
+        xlabel="time on one core", ylabel="return of an episode", xscale="log",
+        title=f"{env_id}, 1,000,000 steps: thick, the mean; thin, each seed",
+    )  # fmt: skip
+    axes.set_xticks([1 / 12, 1 / 4, 1, 4, 15, 30], ["5 s", "15 s", "1 min", "4 min", "15 min", "30 min"])
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.3)
 
 
 def members(peer: str) -> list[str]:
@@ -137,24 +191,24 @@ def members(peer: str) -> list[str]:
 
 
 def tasks_in_words(peer: str) -> str:
-    return textwrap.fill(", ".join(env_id.split("-")[0] for env_id in STUDIES[peer].envs), 36)
+    return textwrap.fill(", ".join(env_id.split("-")[0] for env_id in STUDIES[peer].envs), 40)
 
 
 def main() -> None:
-    peers = ["sb3_contrib", "ppo"]
-    incomplete = [peer for peer in peers if peer not in members(peer)]
+    incomplete = [peer for peer in PEERS if peer not in members(peer)]
     if incomplete:
         raise SystemExit(f"python benchmarks/returns.py --studies {' '.join(incomplete)} comes first")
-    wall_clock = Figure(figsize=(10, 4.5), layout="constrained")
-    draw_wall_clock(wall_clock.subplots(), "HalfCheetah-v4")
+    wall_clock = Figure(figsize=(colours.WIDTH, 5), layout="constrained")
+    axes = wall_clock.subplots()
+    draw_wall_clock(axes, "HalfCheetah-v4")
+    wall_clock.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     for name, figure in {
-        "interquartile_means": draw_interquartile_means(peers),
-        "improvements": draw_improvements(peers),
-        "curves": draw_curves(peers),
+        "interquartile_means": draw_interquartile_means(),
+        "improvements": draw_improvements(),
+        "curves": draw_curves(),
         "wall_clock": wall_clock,
     }.items():
-        # rliable puts text outside of the axes.
-        figure.savefig(PICTURES / f"returns_{name}.png", dpi=150, bbox_inches="tight")
+        figure.savefig(PICTURES / f"returns_{name}.png", dpi=colours.DPI)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 How much longer than simulating does learning take? Ours beside sb3-contrib's, with the same settings, seeds and machine.
 
 For each workload one process a library is started; they take turns, so that both meet the same noise of the machine, and the
-medians of the repeats are compared. Settings are RL Zoo's. "cheaper" is ours with cg_residual_tol=0.02, "cheapest" with
-cg_residual_tol=0.1 and fisher_sub_sampling_factor=5; what their steps are worth, cheaper_step.py measures.
+medians of the repeats are compared, of learn() as a whole and of each of its parts. Settings are RL Zoo's. "cheaper" is ours
+with cg_residual_tol=0.02, "cheapest" with cg_residual_tol=0.1 and fisher_sub_sampling_factor=5; what their steps are worth,
+cheaper_step.py measures.
 
     python benchmarks/speed.py            # measure (a quarter of an hour), write results/speed.csv and the picture, print
     python benchmarks/speed.py --table    # only print what results/speed.csv has
+    python benchmarks/speed.py --draw     # only draw it
     python benchmarks/speed.py --only CartPole-v1 --threads 1 --no-save    # one workload, for a look
     python benchmarks/speed.py --against REVISION --threads 1    # learn() beside that of a revision of this repository
 """
@@ -32,6 +34,8 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import colours
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "speed.csv"
@@ -146,25 +150,16 @@ class Subject:
             self.start = self.model.get_parameters()
             self.train()
 
-    def measure(self) -> float:
-        """Seconds of one measurement."""
+    def measure(self) -> tuple[float, dict[str, float]]:
+        """Seconds of one measurement, and of learn()'s PARTS."""
         if self.workload.measured != "learn":
-            return self.train()
-        model, step = self.model, self.model.env.step
+            return self.train(), {}
         self.actions: list[Any] = []
-
-        def recording_step(actions: Any) -> Any:
-            self.actions.append(actions)
-            return step(actions)
-
-        model.env.step = recording_step
-        model.env.seed(self.steps)
-        model._last_obs = None  # learn() then resets the environments, with this seed
-        start = time.perf_counter()
-        model.learn(self.steps, reset_num_timesteps=False)
-        seconds = time.perf_counter() - start
-        del model.env.step
-        return seconds
+        self.model.env.seed(self.steps)
+        self.model._last_obs = None  # learn() then resets the environments, with this seed
+        with self.parts() as seconds:
+            self.model.learn(self.steps, reset_num_timesteps=False)
+        return sum(seconds.values()), seconds
 
     def bare(self) -> float:
         """Seconds of the last measurement's steps again, by the environments alone: same seed, same actions, same episodes."""
@@ -185,7 +180,7 @@ class Subject:
 
     @contextmanager
     def parts(self) -> Iterator[dict[str, float]]:
-        """Split the time spent in here into PARTS, by clocks around the model's own methods."""
+        """Split the time spent in here into PARTS, by clocks around the model's own methods, and note the actions."""
         seconds = dict.fromkeys(PARTS, 0.0)
         model, buffer, clock = self.model, self.model.rollout_buffer, time.perf_counter
         critic_start: list[float] = []
@@ -208,7 +203,11 @@ class Subject:
                 seconds["critic fit"] += end - critic_start[0]
             seconds["policy update"] += end - start - (seconds["critic fit"] - before)
 
-        get, step = buffer.get, model.env.step
+        get, step = buffer.get, timed("environment", model.env.step)
+
+        def recording_step(actions: Any) -> Any:
+            self.actions.append(actions)
+            return step(actions)
 
         def watched_get(batch_size: int | None = None) -> Any:
             # sb3-contrib's critic has no method of its own: its fit is what follows the first minibatch.
@@ -217,7 +216,7 @@ class Subject:
             return get(batch_size)
 
         collect = type(model).collect_rollouts.__get__(model)
-        model.env.step, model.train = timed("environment", step), train
+        model.env.step, model.train = recording_step, train
         model.collect_rollouts = timed("rest of collection", collect)
         if hasattr(model, "_fit_critic"):
             model._fit_critic = timed("critic fit", type(model)._fit_critic.__get__(model))
@@ -234,12 +233,6 @@ class Subject:
                 owner.__dict__.pop(name, None)
             seconds["rest of collection"] -= seconds["environment"]
             seconds["rest"] = total - sum(seconds.values())
-
-    def breakdown(self) -> dict[str, float]:
-        """Seconds of each of PARTS in one measurement of learn()."""
-        with self.parts() as seconds:
-            self.model.learn(self.steps, reset_num_timesteps=False)
-        return seconds
 
 
 def serve(connection: Connection, name: str, variant: str, threads: int, package: str | None) -> None:
@@ -285,15 +278,18 @@ def measure(name: str, threads: int, repeats: int, variants: dict[str, tuple[str
 
     is_learn = WORKLOADS[name].measured == "learn"
     seconds: dict[str, list[float]] = {variant: [] for variant in variants}
+    parts: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
     bare = []
     for _ in range(repeats):
         for variant in variants:
-            seconds[variant].append(ask(variant, "measure"))
+            total, of_run = ask(variant, "measure")
+            seconds[variant].append(total)
+            parts[variant].append(of_run)
         if is_learn:
             bare.append(ask(list(variants)[1], "bare"))
     rows = []
     for variant in variants:
-        parts = ask(variant, "breakdown") if is_learn else {}
+        medians = {part: statistics.median(of_run[part] for of_run in parts[variant]) for part in PARTS if is_learn}
         megabytes, iterations = ask(variant, "stop")
         rows.append(
             {
@@ -306,7 +302,7 @@ def measure(name: str, threads: int, repeats: int, variants: dict[str, tuple[str
                 "bare_seconds": round(statistics.median(bare), 5) if bare else "",
                 "peak_megabytes": round(megabytes),
                 "cg_iterations": iterations if iterations is not None else "",
-                "parts": json.dumps({part: round(value, 4) for part, value in parts.items()}) if parts else "",
+                "parts": json.dumps({part: round(value, 4) for part, value in medians.items()}) if medians else "",
             }
         )
     return rows
@@ -377,32 +373,62 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
             print(f"| {' | '.join(cells)} |")
 
 
+DRAWN_PARTS = {
+    "environment": ("the environment's step", colours.ENVIRONMENT),
+    "rest of collection": ("rest of the collection", colours.COLLECTION),
+    "policy update": ("policy update", colours.POLICY_UPDATE),
+    "critic fit": ("critic's fit", colours.CRITIC_FIT),
+}
+DRAWN_VARIANTS = {
+    "sb3_contrib": ("sb3-contrib", colours.SB3_CONTRIB),
+    "ours": ("ours", colours.OURS),
+    "ours, cheaper": ("ours, cheaper step", colours.OURS),
+}
+
+
 def draw(rows: list[dict[str, Any]]) -> None:
-    """Where the time of learn() goes: stacked bars, both libraries side by side."""
-    import matplotlib
+    """Where the time of learn() goes: bars as long as the medians, divided in proportion to the parts."""
+    # Not at the top: the processes that are measured import this module, and their memory is compared.
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    names = [name for name, workload in WORKLOADS.items() if workload.measured == "learn"]
-    figure, all_axes = plt.subplots(1, len(names), figsize=(12, 4), constrained_layout=True)
-    labels = {"sb3_contrib": "sb3-contrib", "ours": "ours", "ours, cheaper": "ours,\ncheaper step"}
-    for name, axes in zip(names, all_axes, strict=True):
-        steps = WORKLOADS[name].rollouts * WORKLOADS[name].settings["n_steps"] * 2
+    figure = Figure(figsize=(colours.WIDTH, 7), layout="constrained")
+    axes = figure.subplots()
+    places: list[float] = []
+    for name, workload in WORKLOADS.items():
         found = {row["variant"]: row for row in rows if row["workload"] == name and int(row["threads"]) == 1}
-        bottoms = [0.0] * len(labels)
-        for index, part in enumerate(PARTS):
-            heights = [json.loads(found[variant]["parts"])[part] / steps * 1e6 for variant in labels]
-            axes.bar(list(labels.values()), heights, bottom=bottoms, label=part, color=f"C{index}", width=0.7)
-            bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
-        axes.set_title(name, fontsize=10)
-        axes.tick_params(axis="x", labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-    all_axes[0].set_ylabel("microseconds an environment step, 1 thread")
-    handles, names_of_parts = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, names_of_parts, loc="outside lower center", ncols=len(PARTS), frameon=False)
+        if workload.measured != "learn" or not found:
+            continue
+        top = places[-1] + 1.2 if places else 0.0
+        microseconds = 1e6 / (workload.rollouts * workload.settings["n_steps"] * 2)
+        medians = {variant: float(found[variant]["seconds"]) * microseconds for variant in DRAWN_VARIANTS}
+        axes.text(0, top + 0.25, name, fontweight="bold", verticalalignment="center")
+        for place, (variant, median) in enumerate(medians.items(), 1):
+            parts = json.loads(found[variant]["parts"])
+            # Logging, a thousandth.
+            parts["rest of collection"] += parts.pop("rest")
+            left = 0.0
+            for part, (of_part, colour) in DRAWN_PARTS.items():
+                width = parts[part] / sum(parts.values()) * median
+                axes.barh(top + place, width, 0.8, left, color=colour, label=None if places else of_part)
+                left += width
+            factor = medians["sb3_contrib"] / median
+            gain = "" if variant == "sb3_contrib" else f",  {factor:.1f}x as fast"
+            axes.text(median, top + place, f"  {median:.0f} µs{gain}", verticalalignment="center")
+            places.append(top + place)
+        bare = float(found["ours"]["bare_seconds"]) * microseconds
+        label = None if top else "the environment alone, no learning"
+        axes.plot([bare, bare], [top + 0.55, top + 3.5], color="black", linestyle=":", label=label)
+    axes.set_yticks(places, [label for label, _ in DRAWN_VARIANTS.values()] * (len(places) // len(DRAWN_VARIANTS)))
+    for tick, (_, colour) in zip(axes.get_yticklabels(), list(DRAWN_VARIANTS.values()) * len(places), strict=False):
+        tick.set_color(colour)
+    axes.invert_yaxis()
+    axes.margins(y=0.02)
+    axes.set_xlabel("microseconds an environment step, 1 thread: shorter is better")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE, dpi=110)
+    figure.savefig(PICTURE, dpi=colours.DPI)
 
 
 def against(revision: str, names: list[str], threads: int, repeats: int) -> None:
@@ -430,6 +456,7 @@ def against(revision: str, names: list[str], threads: int, repeats: int) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="only print the tables of what was measured")
+    parser.add_argument("--draw", action="store_true", help="only draw what was measured")
     parser.add_argument("--only", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS), metavar="WORKLOAD")
     parser.add_argument("--threads", nargs="+", type=int, choices=[1, 2], default=[1, 2])
     parser.add_argument("--repeats", type=int, default=REPEATS)
@@ -438,6 +465,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.table:
         print_tables(read())
+        return
+    if args.draw:
+        draw(read())
         return
     if args.against:
         names = [name for name in args.only if WORKLOADS[name].measured == "learn"]

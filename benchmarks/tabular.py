@@ -7,6 +7,7 @@ minute or two; nothing is random but the random MDP, whose seed is fixed.
 
     python benchmarks/tabular.py
     python benchmarks/tabular.py --table    # only print the table of what is there
+    python benchmarks/tabular.py --draw     # only draw
 """
 
 import argparse
@@ -14,12 +15,9 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
+import colours
 import numpy as np
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from sb3_trpo_plus.tabular import (
     FiniteMDP,
@@ -40,6 +38,7 @@ ALGORITHMS: dict[str, Callable[[FiniteMDP], list[Iteration]]] = {
     "Algorithm 1": lambda mdp: algorithm_1(mdp, mdp.uniform_policy(), ITERATIONS),
     f"trust region, mean KL {DELTA:g}": lambda mdp: trust_region(mdp, mdp.uniform_policy(), ITERATIONS, DELTA),
 }
+COLOURS = (colours.MEMBER, colours.OTHER_MEMBER, colours.OURS)
 DRAWN = "random, 10 states, 4 actions"
 MDPS: dict[str, Callable[[float], FiniteMDP]] = {
     DRAWN: lambda gamma: FiniteMDP.random(10, 4, gamma, seed=0),
@@ -84,30 +83,34 @@ def rows_of(name: str, mdp: FiniteMDP, runs: Runs) -> list[dict[str, str | float
     ]
 
 
-def draw(mdp: FiniteMDP, runs: Runs) -> None:
+def draw() -> None:
     """Left: returns and bounds; right: how far each update moves the policy."""
+    mdp = MDPS[DRAWN](DRAWN_GAMMA)
     optimum = optimal_return(mdp)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(colours.WIDTH, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
     updates = range(1, ITERATIONS + 1)
-    for name, run in runs.items():
-        (line,) = left.plot(updates, [iteration.expected_return for iteration in run], label=name)
+    for (name, algorithm), colour in zip(ALGORITHMS.items(), COLOURS, strict=True):
+        run = algorithm(mdp)
+        left.plot(updates, [iteration.expected_return for iteration in run], color=colour, linewidth=2, label=name)
         # Updates that change nothing have no place on a log axis, and a bound that says nothing.
         moves = [(i, iteration) for i, iteration in zip(updates, run, strict=True) if iteration.max_kl > 0]
         when = [i for i, _ in moves]
-        left.plot(when, [iteration.lower_bound for _, iteration in moves], ":", linewidth=2.5, color=line.get_color())
-        right.plot(when, [iteration.max_kl for _, iteration in moves], label=name)
+        left.plot(when, [iteration.lower_bound for _, iteration in moves], ":", linewidth=2.5, color=colour)
+        right.plot(when, [iteration.max_kl for _, iteration in moves], color=colour, linewidth=2)
     left.plot([], [], ":", linewidth=2.5, color="black", label="lower bound of each")
-    left.axhline(optimum, color="black", linestyle="--", linewidth=1, label="optimal")
-    left.set(xscale="log", xlabel="update", ylabel="expected return", title="Return and its lower bound")
+    left.axhline(optimum, color="black", linestyle="--", linewidth=1, label="optimal return")
+    left.set(xscale="log", xlabel="number of the update", ylabel="expected return", title="Return and its lower bound")
     # The bound of late trust region steps is far below.
     left.set_ylim(-optimum / 2, 1.1 * optimum)
-    right.set(xscale="log", yscale="log", xlabel="update", ylabel="nats", title="Max KL of each update")
+    right.set(xscale="log", yscale="log", xlabel="number of the update", ylabel="largest KL of any state, nats")
+    right.set_title("How far an update moves the policy")
     right.set_ylim(bottom=1e-9)
     for axes in (left, right):
+        axes.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
         axes.grid(alpha=0.3)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE, dpi=150)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(PICTURE, dpi=colours.DPI)
 
 
 HEADER = {
@@ -134,21 +137,25 @@ def print_table() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
-    if not parser.parse_args().table:
+    parser.add_argument("--draw", action="store_true", help="only draw, which takes the runs of one MDP")
+    args = parser.parse_args()
+    if args.draw:
+        draw()
+        return
+    if not args.table:
         compute()
+        draw()
     print_table()
 
 
 def compute() -> None:
-    """Write the results and draw the picture."""
+    """Write the results."""
     rows = []
     for gamma in GAMMAS:
         for name, make in MDPS.items():
             mdp = make(gamma)
             runs = {algorithm: run(mdp) for algorithm, run in ALGORITHMS.items()}
             rows += rows_of(name, mdp, runs)
-            if (name, gamma) == (DRAWN, DRAWN_GAMMA):
-                draw(mdp, runs)
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")

@@ -12,6 +12,7 @@ The policy is trained a little first (not for the ALE game, where it is the init
 
     python benchmarks/vine.py            # run what is missing (half an hour on one core), print the tables, draw the curves
     python benchmarks/vine.py --table    # only print the tables of what is there
+    python benchmarks/vine.py --draw     # only draw the curves of what is there
 """
 
 import argparse
@@ -21,6 +22,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import colours
 import numpy as np
 import results_file
 import torch as th
@@ -216,28 +218,39 @@ def print_tables() -> None:
 
 def draw() -> None:
     """Learning curves on HalfCheetah-v4: the mean over the seeds, and each seed."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(colours.WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
-    for index, procedure in enumerate(("single path", "vine")):
+    for procedure, colour in {"single path": colours.REFERENCE, "vine": colours.MEMBER}.items():
         rows = [row for row in results_file.read(CURVES) if row["procedure"] == procedure]
         curves = [[tuple(map(float, point.split(":"))) for point in row["curve"].split()] for row in rows]
         if not curves:
             continue
         steps = [step for step, _ in min(curves, key=len)]
         for curve in curves:
-            axes.plot(steps, [mean for _, mean in curve[: len(steps)]], color=f"C{index}", alpha=0.3)
+            axes.plot(steps, [mean for _, mean in curve[: len(steps)]], color=colour, alpha=0.45, linewidth=1)
         means = [statistics.mean(curve[point][1] for curve in curves) for point in range(len(steps))]
-        axes.plot(steps, means, color=f"C{index}", linewidth=2, label=f"{procedure}, mean of {len(curves)} seeds")
-    axes.set(xlabel="environment steps, branches included", ylabel="return of an episode", title="HalfCheetah-v4")
+        label = f"{'TRPO, single path' if procedure == 'single path' else 'VineTRPO'}: mean of {len(curves)} seeds"
+        axes.plot(steps, means, color=colour, linewidth=2.5, label=label)
+    axes.plot([], [], color="black", alpha=0.45, linewidth=1, label="each seed")
+    axes.set(
+        xlabel="environment steps, branches included", ylabel="return of an episode", title="HalfCheetah-v4", xlim=(0, None)
+    )
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(PICTURE, dpi=150)
+    axes.legend(loc="upper left")
+    figure.savefig(PICTURE, dpi=colours.DPI)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
-    if not parser.parse_args().table:
+    parser.add_argument("--draw", action="store_true", help="only draw what is there")
+    args = parser.parse_args()
+    if args.draw:
+        draw()
+        return
+    if not args.table:
         run_missing()
         draw()
     print_tables()

@@ -45,16 +45,17 @@ def plot_trust_region(model: NPG) -> Figure:
     surrogates, mean_kls, max_kls = _along(model, report.direction, report.step_size, model._sample_of_last_step(), sizes)
     is_max = isinstance(model, TRPO) and model.kl_constraint == "max"
 
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(sizes, surrogates - report.surrogate_old, color="tab:blue", label="surrogate")
-    left.plot(sizes, sizes * report.slope, "--", color="tab:blue", alpha=0.7, label="linear model")
+    left.plot(sizes, surrogates - report.surrogate_old, color="tab:blue", linewidth=2, label="surrogate")
+    left.plot(sizes, sizes * report.slope, "--", color="black", label="linear model")
     left.axhline(0, color="black", linewidth=0.8)
     left.set(ylabel="improvement of the surrogate", title="Objective")
-    right.plot(sizes, max_kls if is_max else mean_kls, color="tab:orange", label="maximum KL" if is_max else "mean KL")
+    kls, name = (max_kls, "maximum KL") if is_max else (mean_kls, "mean KL")
+    right.plot(sizes, kls, color="tab:blue", linewidth=2, label=name)
     model_of_kl = sizes**2 * report.curvature / 2
-    right.plot(sizes, model_of_kl, "--", color="tab:orange", alpha=0.7, label="quadratic model, with damping")
-    right.axhline(model.kl_limit, color="tab:red", linestyle=":", label="target_kl")
+    right.plot(sizes, model_of_kl, "--", color="black", label="quadratic model, with damping")
+    right.axhline(model.kl_limit, color="tab:red", linestyle=":", linewidth=2, label="limit, target_kl")
     right.set(ylabel="KL(old || new), nats", title="Constraint", ylim=(0, None))
 
     tried = [(size, candidate) for size, candidate in report.tried if candidate.is_finite]
@@ -65,12 +66,13 @@ def plot_trust_region(model: NPG) -> Figure:
     ):
         if refused:
             places = [size for size, _ in refused]
-            axes.plot(places, values[: len(refused)], "x", color="tab:red", markersize=8, label="tried")
+            axes.plot(places, values[: len(refused)], "x", color="tab:red", ms=9, mew=2, label="tried, refused")
         if report.accepted:
-            axes.plot(tried[-1][0], values[-1], "o", color="tab:green", markersize=8, label="accepted")
-        axes.set(xlabel="step along the search direction", xlim=(0, sizes[-1]))
+            axes.plot(tried[-1][0], values[-1], "o", color="tab:green", ms=9, label="accepted")
+        axes.set(xlabel="step, in multiples of the search direction", xlim=(0, sizes[-1]))
         axes.grid(alpha=0.3)
-        axes.legend()
+        # Below, since the data may be anywhere.
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), frameon=False)
     return figure
 
 
