@@ -60,7 +60,7 @@ def test_a_trial_keeps_what_is_not_searched(tmp_path: Path) -> None:
     train_with_it = f"--storage {storage} --study-name s --trial-id 0"
     assert f"sb3-trpo-plus train --algo trpo --env Pusher-v5 {train_with_it}" in printed
     run(*OURSELVES, "train", *arguments, *stored, "--trial-id", "0", "--eval-freq", "-1", cwd=tmp_path)
-    model = TRPO.load(tmp_path / "logs/trpo/Pusher-v5_1/Pusher-v5.zip")
+    model = TRPO.load(tmp_path / "logs/trpo/Pusher-v5_2/Pusher-v5.zip")
     params = optuna.load_study(study_name="s", storage=storage).best_trial.params
     assert model.policy_kwargs["log_std_init"] == -1
     assert model.cg_damping == params["cg_damping"]
