@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_sb3
-from huggingface_hub import constants, get_token, repocard
+from huggingface_hub import HfApi, constants, get_token, repocard, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_sb3 import ModelName, ModelRepoId
 from requests.exceptions import HTTPError
@@ -70,9 +70,13 @@ def load_from_hub(arguments: list[str]) -> None:
     arguments = ["--algo", "trpo", "-f", LOGS, *arguments]
     given = scripts.given(arguments)
     repo = ModelRepoId(given.organization, given.repo_name or ModelName(given.algo, given.env))
+    model_file = ModelName(given.algo, given.env).filename
     download = huggingface_sb3.load_from_hub
 
     def load(repo_id: str, filename: str) -> Any:
+        if filename == model_file and not isinstance(try_to_load_from_cache(repo_id, filename), str):
+            # The download itself would try six times where nothing answers.
+            HfApi().repo_info(repo_id, timeout=10)
         try:
             return download(repo_id, filename)
         except LocalEntryNotFoundError:  # no network, and not in the cache

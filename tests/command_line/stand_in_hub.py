@@ -23,13 +23,13 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path).strip("/")
         if path.startswith("api/models/"):
-            repo, _, question = path.removeprefix("api/models/").partition("/revision/")
-            repo, _, _ = repo.partition("/tree/")
+            _, _, owner, name, *question = path.split("/")
+            repo = f"{owner}/{name}"
             if not self._exists(repo):
                 return
             files = [self._entry(repo, file) for file in sorted((self.root / repo).rglob("*")) if file.is_file()]
             commit = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": file["path"]} for file in files]}
-            self._answer(200, commit if question else files)
+            self._answer(200, files if question[:1] == ["tree"] else commit)
         else:
             repo, _, file_path = path.partition("/resolve/")
             file = self.root / repo / file_path.partition("/")[2]
@@ -111,11 +111,13 @@ def stand_in_hub(root: Path) -> Iterator[dict[str, str]]:
         server.shutdown()
 
 
-def variables(root: Path, endpoint: str, token: str) -> dict[str, str]:
+def variables(root: Path, endpoint: str, token: str = "") -> dict[str, str]:
+    """Those of a process that uses the Hub at ``endpoint``, with the token and a cache of its own, and no proxy."""
     return {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(root / "cache"),
         "HF_TOKEN": token,
+        "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
