@@ -9,7 +9,7 @@ from typing import Any
 
 import huggingface_sb3
 from huggingface_hub import HfApi, constants, get_token, repocard, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_sb3 import ModelName, ModelRepoId
 from requests.exceptions import HTTPError
 
@@ -104,12 +104,9 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
     except Exception as error:
         if not any(base.__module__.split(".")[0] in HUB for base in type(error).__mro__):
             raise
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status in (401, 403):
-            advice = "the token that is set has no right to it" if get_token() else "no token is set"
-            scripts.stop(
-                f"{constants.ENDPOINT} refuses {repo_id} ({status}): {advice}; `hf auth login`, or HF_TOKEN, sets one"
-            )
-        if status == 404:
-            scripts.stop(f"There is no {repo_id} on {constants.ENDPOINT}, or it is private")
-        scripts.stop(f"{constants.ENDPOINT} does not answer for {repo_id}: {type(error).__name__}: {error}")
+        login = "" if get_token() else "; no token is set: `hf auth login`, or HF_TOKEN, sets one"
+        if isinstance(error, RepositoryNotFoundError):
+            scripts.stop(f"There is no {repo_id} on {constants.ENDPOINT}, or it is closed to you{login}")
+        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+            scripts.stop(f"{constants.ENDPOINT} refuses {repo_id}{login or '; the token that is set has no right to it'}")
+        scripts.stop(f"{constants.ENDPOINT} fails for {repo_id}: {type(error).__name__}: {error}")

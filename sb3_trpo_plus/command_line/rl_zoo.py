@@ -58,9 +58,18 @@ def _plot(command: str, arguments: list[str]) -> None:
 
     plt.show = show_or_save
     try:
-        _run(command, getattr(plots, command), arguments)
+        _run(command, getattr(plots, command), _with_folder_names(arguments))
     finally:
         plt.show = show
+
+
+def _with_folder_names(arguments: list[str]) -> list[str]:
+    """RL Zoo looks for ids as it is given them among folders whose names have a dash for a slash."""
+    named, within = [], False
+    for word in arguments:
+        within = word in ("-e", "--env") or (within and not word.startswith("-"))
+        named.append(word.replace("/", "-") if within else word)
+    return named
 
 
 def _save_figures(command: str) -> None:

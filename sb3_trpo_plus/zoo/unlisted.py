@@ -77,11 +77,18 @@ def _readable(space: spaces.Space[Any]) -> list[Any]:
     readable = [key for key, part in parts.items() if isinstance(part, READ_BY_SB3)]
     if parts and len(readable) == len(parts):
         return []
-    if space.is_np_flattenable:
+    if _can_be_flattened(space):
         return ["gymnasium.wrappers.FlattenObservation"]
     if readable:
         return [{"gymnasium.wrappers.FilterObservation": {"filter_keys": readable}}]
     return []
+
+
+def _can_be_flattened(space: spaces.Space[Any]) -> bool:
+    try:
+        return isinstance(spaces.flatten_space(space), spaces.Box)
+    except NotImplementedError:  # a space of the environment's own, such as MiniGrid's missions
+        return False
 
 
 def _with_channel(space: spaces.Box) -> spaces.Box:

@@ -15,7 +15,7 @@ COMMIT = "1" * 40
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Repositories are folders below ``root``; whoever sends the header of ``TOKEN`` may write."""
+    """Repositories are folders below ``root``; whoever has ``TOKEN`` may write, and hears what does not exist."""
 
     TOKEN = "hf_standin"
     root: Path
@@ -48,7 +48,7 @@ class Hub(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path).strip("/")
         if path == "api/validate-yaml":
             self._answer(200, {"errors": [], "warnings": []})
-        elif self.headers.get("Authorization") != f"Bearer {self.TOKEN}":
+        elif not self._may_write():
             self._answer(401, {"error": "Invalid username or password."})
         elif path == "api/repos/create":
             asked = json.loads(body)
@@ -73,10 +73,15 @@ class Hub(BaseHTTPRequestHandler):
         else:
             self._answer(501, {"error": f"The stand-in has no {path}"})
 
+    def _may_write(self) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {self.TOKEN}"
+
     def _exists(self, repo: str) -> bool:
         exists = (self.root / repo).is_dir()
         if not exists:
-            self._answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+            # The Hub leaves out the code of a 401, which huggingface_hub infers from an address that begins with https.
+            status = 404 if self._may_write() else 401
+            self._answer(status, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         return exists
 
     def _entry(self, repo: str, file: Path) -> dict[str, Any]:

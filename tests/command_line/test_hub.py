@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from imageio.v3 import imread
 
+import tests.command_line.lamp as lamp
 from sb3_trpo_plus import zoo
 from tests.command_line.commands import OURSELVES, run
 from tests.command_line.stand_in_hub import stand_in_hub, variables
@@ -112,9 +114,14 @@ def test_page_describes_the_agent(pushed: Pushed, algo: str) -> None:
     figures = f"{results['mean_reward']:.2f} +/- {results['std_reward']:.2f}"
     assert entry["results"][0]["metrics"][0]["value"] == figures
 
+    agent = zoo.ALGORITHMS[algo].load(pushed.folder / f"logs/{algo}/CartPole-v1_1/CartPole-v1.zip")
     assert text.startswith(f"# {zoo.ALGORITHMS[algo].__name__} on CartPole-v1")
     assert f"| {figures.replace('+/-', '±')} (standard deviation" in text
-    for row in ("10 episodes, deterministic actions, seed 0", "| 1,024 steps", "| Seed of the training | 3 |"):
+    for row in (
+        "10 episodes, deterministic actions, seed 0",
+        f"| {agent.num_timesteps:,} steps",
+        "| Seed of the training | 3 |",
+    ):
         assert row in text
     logged = yaml.unsafe_load((pushed.folder / f"logs/{algo}/CartPole-v1_1/CartPole-v1/config.yml").read_text())
     assert yaml.safe_load(pushed.block(algo, "yaml")) == dict(logged)
@@ -144,15 +151,14 @@ def test_shell_lines_of_the_page_bring_the_same_agent_back(pushed: Pushed, tmp_p
         assert lines[1] == ["export", "TRUST_REMOTE_CODE=True"]
         assert [line[:2] for line in lines[2:]] == [["sb3-trpo-plus", "load_from_hub"], ["sb3-trpo-plus", "enjoy"]]
         loads.append(lines[2][1:])
-        enjoys.append([*lines[3][1:], "--no-render", "-n", "600"])
+        enjoys.append([*lines[3][1:], "--no-render", "-n", "5000"])
     back = several([*loads, *enjoys], tmp_path)[len(loads) :]
     before = several(enjoys, pushed.folder)
     for algo, here, there in zip(zoo.ALGORITHMS, before, back, strict=True):
         returns = re.findall(r"Episode Reward: (.*)", here)
         assert returns == re.findall(r"Episode Reward: (.*)", there)
         pushed_mean = json.loads(pushed.file(algo, "results.json").read_text())["mean_reward"]
-        evaluated = [float(episode) for episode in returns[:10]]
-        assert len(evaluated) < 10 or sum(evaluated) / 10 == pytest.approx(pushed_mean)
+        assert sum(map(float, returns[:10])) / 10 == pytest.approx(pushed_mean)
         assert ("Loading running average" in there) == (algo in NORMALISED)
 
 
@@ -165,24 +171,49 @@ def test_python_lines_of_the_page_give_the_pages_figure(pushed: Pushed, tmp_path
     assert found == pytest.approx(results)
 
 
+def test_page_of_an_environment_with_wrappers_and_arguments(pushed: Pushed, use: Any) -> None:
+    use(pushed.variables)
+    shutil.copy(lamp.__file__, pushed.folder)
+    environment = ["--algo", "npg", "--env", "Lamp-v0", "--gym-packages", "lamp"]
+    settings = ["env_wrapper:'rl_zoo3.wrappers.TimeFeatureWrapper'", "frame_stack:2", "env_kwargs:{'size':32}", "n_envs:2"]
+    train = ["train", *environment, "-n", "512", "--eval-freq", "-1", "-params", "normalize:True", *settings]
+    several(
+        [train, ["push_to_hub", *environment, "-orga", "me", "-name", "lamp", "--no-render", "--seed", "7"]], pushed.folder
+    )
+    folder = pushed.repositories / "me/lamp"
+    text = (folder / "README.md").read_text()
+    assert "-orga me -name lamp -f logs\nsb3-trpo-plus enjoy --algo npg --env Lamp-v0 -f logs --gym-packages lamp\n" in text
+    assert "## Arguments of the environment\n\n```yaml\nsize: 32\n```" in text
+    block = re.search(r"```python\n(.*?)\n```", text, re.DOTALL)
+    assert block
+    printed = run(
+        sys.executable, "-c", SEVERAL_BLOCKS, json.dumps([block[1] + "\nprint(env.get_attr('size'))"]), cwd=pushed.folder
+    )
+    results = json.loads((folder / "results.json").read_text())
+    assert [float(figure) for figure in re.findall(r"\d+\.\d+", printed)][:2] == pytest.approx(
+        [results["mean_reward"], results["std_reward"]]
+    )
+    assert "[32]" in printed
+
+
 def test_what_the_hub_refuses_is_said_in_a_line(pushed: Pushed, use: Any) -> None:
-    use({**pushed.variables, "HF_TOKEN": ""})
-    commands = [
-        push("npg", "--no-render"),
-        load("npg", "-name", "nothing-of-that-name", "-f", "back"),
-        load("npg", "-name", "trpo-CartPole-v1", "-f", "back"),
-    ]
-    no_token, no_repository, other_algorithm = several(commands, pushed.folder)
-    assert re.search(r"exit: .* refuses me/npg-CartPole-v1 \(401\): no token is set; `hf auth login`, or HF_TOKEN", no_token)
-    assert re.search(r"exit: There is no me/nothing-of-that-name on .*, or it is private", no_repository)
+    nothing = load("npg", "-name", "nothing", "-f", "back")
+    use(pushed.variables)
+    no_repository, other_algorithm = several([nothing, load("npg", "-name", "trpo-CartPole-v1", "-f", "back")], pushed.folder)
+    assert re.search(r"exit: There is no me/nothing on http://\S+, or it is closed to you$", no_repository, re.MULTILINE)
     assert "exit: me/trpo-CartPole-v1 has no npg-CartPole-v1.zip" in other_algorithm
+    use({"HF_TOKEN": ""})
+    not_allowed, unknown = several([push("npg", "--no-render"), nothing], pushed.folder)
+    login = "; no token is set: `hf auth login`, or HF_TOKEN, sets one"
+    assert re.search(rf"exit: http://\S+ refuses me/npg-CartPole-v1{login}", not_allowed)
+    assert re.search(rf"exit: There is no me/nothing on http://\S+, or it is closed to you{login}", unknown)
     assert not (pushed.folder / "back").exists()
 
 
 def test_without_a_network(pushed: Pushed, tmp_path: Path, use: Any) -> None:
     use(variables(tmp_path, "http://127.0.0.1:9", "hf_token"))
     for printed in several([push("npg", "--no-render"), load("npg", "-f", "back")], pushed.folder):
-        assert "exit: http://127.0.0.1:9 does not answer for me/npg-CartPole-v1: ConnectError" in printed
+        assert "exit: http://127.0.0.1:9 fails for me/npg-CartPole-v1: ConnectError" in printed
 
 
 def test_code_that_is_not_trusted_is_not_loaded(pushed: Pushed, tmp_path: Path, use: Any) -> None:

@@ -77,4 +77,8 @@ def test_plots_without_a_screen_say_where_they_are(trained: tuple[Path, str], tm
         printed = run(*OURSELVES, command, *runs, *arguments, cwd=tmp_path)
         (picture,) = re.findall(r"There is no screen: saved (.*\.png)", printed)
         assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "logs/trpo/Mine-MountainCarContinuous-v0_1").symlink_to("MountainCarContinuous-v0_1")
+    assert "saved" in run(
+        *OURSELVES, "all_plots", "-a", "trpo", "-e", "Mine/MountainCarContinuous-v0", "-f", "logs", cwd=tmp_path
+    )
     assert "nothing to draw" in run(*OURSELVES, "plot_train", *runs, "-w", "1000", cwd=tmp_path)

@@ -72,6 +72,30 @@ FOUND: dict[str, tuple[spaces.Space[Any], dict[str, Any]]] = {
 DEFAULT = yaml.safe_load(zoo.hyperparams_file("trpo").read_text())["default"]
 
 
+class Mission(spaces.Space[str]):
+    """As MiniGrid has it: a space that Gymnasium does not know."""
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        return "go"
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        return True
+
+
+FOUND["unknown_key"] = (
+    spaces.Dict({"place": VECTOR, "mission": Mission()}),
+    {
+        "env_wrapper": [UNIT, {"gymnasium.wrappers.FilterObservation": {"filter_keys": ["place"]}}],
+        "policy": "MultiInputPolicy",
+        "normalize": {"norm_obs_keys": ["place"]},
+    },
+)
+
+
 @pytest.fixture
 def registered() -> Any:
     """Registers environments for the time of a test."""
