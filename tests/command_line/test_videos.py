@@ -109,6 +109,7 @@ class InWords(lamp.Lamp):
         return "on"
 
 
+@pytest.mark.filterwarnings("ignore:.*RGB-array rendering should return")
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
