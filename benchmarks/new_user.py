@@ -5,7 +5,7 @@ For each environment and each member of the family, in an empty folder and witho
 from the saved agent, plot_train and all_plots, each as the help says it. A command is
 
 - ok if it exits with 0, and for what draws: if it also wrote a picture whose path it printed;
-- refused if it says in its last line why it can't, without a traceback;
+- refused if it says in one line why it can't, without a traceback, too few episodes for a plot included;
 - failed otherwise.
 
 4,096 steps teach little, so the returns only say that there was something to evaluate. One CSV row an environment and member
@@ -62,6 +62,7 @@ ENVIRONMENTS = {
 MEMBERS = ("trpo", "npg", "trpo_vine", "ppo_penalty")
 STEPS = ("train", "report", "enjoy", "continue", "plot_train", "all_plots")
 DRAW = ("report", "plot_train", "all_plots")
+NOTHING = "nothing to draw"
 SECONDS = 900
 Run = tuple[str, str]
 
@@ -112,7 +113,9 @@ def carry_out(step: str, run: Run, folder: Path) -> tuple[dict[str, Any], str]:
         printed = outcome.stdout
         drawn = {str(file.relative_to(folder)) for file in set(folder.rglob("*.png")) - before}
         if status == "ok" and step in DRAW and not any(file in printed for file in drawn):
-            status, said = "failed", f"no picture, or none of which it says where: {sorted(drawn)}"
+            reason = next((line for line in printed.splitlines() if NOTHING in line), "")
+            status = "refused" if reason else "failed"
+            said = reason or f"no picture, or none of which it says where: {sorted(drawn)}"
     except subprocess.TimeoutExpired:
         status, said, printed = "failed", f"not done after {SECONDS} seconds", ""
     seconds = round(time.perf_counter() - start, 1)

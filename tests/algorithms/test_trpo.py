@@ -357,8 +357,8 @@ def test_logs_have_the_documented_tags_and_true_numbers(tmp_path: Path, spy: Cal
     model.logger.dump()
     logged, report = read_log(tmp_path), calls[1][1]
     assert logged.keys() == LOGGED
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert [tag for tag in LOGGED if f"`train/{tag}`" not in readme] == []
+    page = (Path(__file__).parents[2] / "docs" / "logs.md").read_text()
+    assert [tag for tag in LOGGED if f"`train/{tag}`" not in page] == []
     expected = {
         "policy_objective": report.surrogate_new,
         "kl_divergence_loss": report.mean_kl,
