@@ -6,6 +6,7 @@ task. MinAtar, where it is installed, is registered along, since it does not do 
 """
 
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -167,7 +168,32 @@ class Tank(Task):
         return self.level
 
 
-for task in (Greenhouse, Camera, Rover, Valves, Lights, Tank):
+class Stream(Task):
+    """Follow a level that a generator yields, which can't be copied: no method can put this environment back into a state."""
+
+    observation_space = spaces.Box(-1, 1, (1,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def begin(self) -> None:
+        self.levels = self.wander()
+        self.level = next(self.levels)
+
+    def wander(self) -> Iterator[float]:
+        level = 0.0
+        while True:
+            yield level
+            level = float(np.clip(level + self.np_random.normal(0, 0.1), -1, 1))
+
+    def act(self, action: Any) -> float:
+        reward = -abs(self.level - float(action[0]))
+        self.level = next(self.levels)
+        return reward
+
+    def seen(self) -> Observation:
+        return np.array([self.level], np.float32)
+
+
+for task in (Greenhouse, Camera, Rover, Valves, Lights, Tank, Stream):
     gym.register(f"NewUser/{task.__name__}-v0", f"{__name__}:{task.__name__}", max_episode_steps=50)
 if importlib.util.find_spec("minatar") is not None:
     importlib.import_module("minatar.gym").register_envs()
