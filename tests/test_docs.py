@@ -103,7 +103,9 @@ def test_commands_of_a_page_run(page: Path, task: Task) -> None:
 def test_commands_in_the_text_of_a_page_are_understood(page: Path, task: Task) -> None:
     for line in commands_in_prose(page.read_text()):
         for words in commands(line):
-            check(as_program(words), task)
+            words = as_program(words)
+            # A command's name alone is no call of it.
+            check([*words, "--help"] if words[0] in PROGRAMS and len(words) == 2 else words, task)
 
 
 def as_program(words: list[str]) -> list[str]:
@@ -175,6 +177,35 @@ def extras() -> set[str]:
 
 def module_exists(arguments: list[str]) -> bool:
     return importlib.util.find_spec(arguments[1]) is not None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sb3-trpo-plus trian --env CartPole-v1",
+        "sb3-trpo-plus train --environment CartPole-v1",
+        "sb3-trpo-plus enjoy --env CartPole-v1 --no-rendering",
+        "rl_zoo3 train --algo no_algorithm",
+        "sb3-trpo-plus enable everywhere",
+        "python benchmarks/returns.py --tables",
+        "python benchmarks/no_benchmark.py",
+        "python -m no_module",
+        "make no-target",
+        "make train ENVIRONMENT=CartPole-v1",
+        "pip install 'sb3-trpo-plus[no_extra]'",
+        "pip install -c no_file.txt '.[envs]'",
+        "no-program",
+    ],
+)
+def test_wrong_commands_are_found(line: str, task: Task) -> None:
+    (words,) = commands(line)
+    with pytest.raises((AssertionError, KeyError, FileNotFoundError)):
+        check(words, task)
+
+
+def test_python_that_raises_is_found(task: Task) -> None:
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        task("python", ["1 / 0"], "page")
 
 
 @PAGES
