@@ -43,6 +43,10 @@ def settings_for(env_id: str, env_kwargs: Settings, settings: Settings, given: S
     suited = {**({"env_wrapper": found} if found else {}), **_policy_and_normalisation(space)}
     if not settings.get("normalize"):
         del suited["normalize"]
+        # SB3 gives every image in a Dict a convolutional network, which can't read small ones; normalised, they are flattened.
+        small = _small_images(space)
+        if small:
+            suited["normalize"] = {"norm_obs_keys": small, "norm_reward": False}
     return {name: value for name, value in suited.items() if name not in given}, space
 
 
@@ -54,6 +58,11 @@ def _policy_and_normalisation(space: spaces.Space[Any]) -> Settings:
     if _is_vector(space):
         return {"policy": "MlpPolicy", "normalize": True}
     return {"policy": "CnnPolicy" if is_image_space(space) else "MlpPolicy", "normalize": {"norm_obs": False}}
+
+
+def _small_images(space: spaces.Space[Any]) -> list[str]:
+    parts = space.spaces if isinstance(space, spaces.Dict) else {}
+    return [key for key, part in parts.items() if _is_vector(part) and is_image_space(part)]
 
 
 def _is_vector(space: spaces.Space[Any]) -> bool:

@@ -1,6 +1,7 @@
 """The entry ``default`` with environments that no file lists: each kind of observation and action, with each member."""
 
 from argparse import Namespace
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def registered() -> Any:
 
     def register(observation_space: spaces.Space[Any], action_space: str = "discrete") -> str:
         ids.append(f"Unlisted{len(ids)}-v0")
-        make = lambda **_: random_env(action_space, observation_space)  # noqa: E731
+        # A copy, since SB3's VecNormalize changes the spaces of a Dict in place.
+        make = lambda **_: random_env(action_space, deepcopy(observation_space))  # noqa: E731
         gym.register(ids[-1], make, disable_env_checker=True)
         return ids[-1]
 
@@ -129,6 +131,9 @@ def test_what_the_user_says_holds(registered: Any) -> None:
 def test_an_entry_that_does_not_normalise_is_not_made_to(registered: Any) -> None:
     found, _ = settings_for(registered(VECTOR), {}, {"policy": "MlpPolicy"}, {})
     assert found == {"policy": "MlpPolicy"}
+    # But for what SB3's convolutional network would fail on.
+    found, _ = settings_for(registered(FOUND["dict"][0]), {}, {"policy": "MlpPolicy"}, {})
+    assert found == {"policy": "MultiInputPolicy", "normalize": {"norm_obs_keys": ["map"], "norm_reward": False}}
 
 
 def manager(algo: str, env_id: str, folder: Path, **arguments: Any) -> ExperimentManager:
@@ -152,7 +157,7 @@ def test_every_member_trains_on_it(algo: str, kind: str, registered: Any, tmp_pa
     saved = tmp_path / algo / f"{env_id}_1"
     assert (saved / f"{env_id}.zip").is_file()
     statistics = isinstance(model.get_vec_normalize_env(), VecNormalize)
-    assert statistics == (algo != "trpo_vine") == (saved / env_id / "vecnormalize.pkl").is_file()
+    assert statistics == (algo != "trpo_vine" or kind == "dict") == (saved / env_id / "vecnormalize.pkl").is_file()
 
 
 def test_atari_takes_its_own_entry_and_its_memory_the_default(tmp_path: Path) -> None:
