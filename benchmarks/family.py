@@ -183,13 +183,7 @@ def main() -> None:
     parser = results_file.parser(__doc__)
     parser.add_argument("--draw", action="store_true", help="only draw what is there")
     args = parser.parse_args()
-    if args.draw:
-        draw()
-        return
-    if not args.table:
-        run_missing(args.jobs)
-        draw()
-    print_table()
+    results_file.carry_out(args, lambda: run_missing(args.jobs), draw, print_table)
 
 
 if __name__ == "__main__":

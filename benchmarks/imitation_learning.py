@@ -23,10 +23,8 @@ import os
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
-import venv
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
@@ -40,6 +38,7 @@ import numpy as np
 import results_file
 import torch as th
 from matplotlib.figure import Figure
+from own_environment import python_with
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -323,26 +322,6 @@ def draw() -> None:
     figure.savefig(PICTURE, dpi=colours.DPI)
 
 
-def with_imitation(folder: Path) -> Path:
-    """
-    The Python of an environment that has this one's packages, and imitation.
-
-    :param folder: of that environment, which is made if it is not there
-    """
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.is_file():
-        venv.create(folder, with_pip=True)
-    ask = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    theirs = subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()
-    # A folder that is only on the path has its own .pth files ignored, by which an editable install is found.
-    ours = sysconfig.get_path("purelib")
-    (Path(theirs) / "this_one.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
-    subprocess.run(
-        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *PACKAGES], check=True
-    )
-    return python
-
-
 def main() -> None:
     parser = results_file.parser(__doc__)
     parser.add_argument(
@@ -354,15 +333,9 @@ def main() -> None:
     )
     parser.add_argument("--draw", action="store_true", help="only draw what is there")
     args = parser.parse_args()
-    if args.draw:
-        draw()
-        return
-    if not args.table:
-        if importlib.util.find_spec("imitation") is None:
-            sys.exit(subprocess.run([str(with_imitation(args.environment)), *sys.argv]).returncode)
-        run_missing(args.jobs)
-        draw()
-    print_table()
+    if not (args.table or args.draw) and importlib.util.find_spec("imitation") is None:
+        sys.exit(subprocess.run([str(python_with(PACKAGES, args.environment)), *sys.argv]).returncode)
+    results_file.carry_out(args, lambda: run_missing(args.jobs), draw, print_table)
 
 
 if __name__ == "__main__":

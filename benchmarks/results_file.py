@@ -54,6 +54,26 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return options
 
 
+def carry_out(
+    args: argparse.Namespace, run: Callable[[], None], draw: Callable[[], None], print_tables: Callable[[], None]
+) -> None:
+    """
+    What the command line of a benchmark with a picture asks for: all, only the tables, or only the picture.
+
+    :param args: with ``table`` and ``draw``
+    :param run: computes what is missing
+    :param draw: the picture
+    :param print_tables: of what is there
+    """
+    if args.draw:
+        draw()
+        return
+    if not args.table:
+        run()
+        draw()
+    print_tables()
+
+
 def run_all(file: Path, train: Callable[[Any], dict[str, Any]], runs: Sequence[Any], jobs: int) -> None:
     """
     A row for each run, in the order in which they end.

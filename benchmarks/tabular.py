@@ -17,6 +17,7 @@ from pathlib import Path
 
 import colours
 import numpy as np
+import results_file
 from matplotlib.figure import Figure
 
 from sb3_trpo_plus.tabular import (
@@ -139,13 +140,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
     parser.add_argument("--draw", action="store_true", help="only draw, which takes the runs of one MDP")
     args = parser.parse_args()
-    if args.draw:
-        draw()
-        return
-    if not args.table:
-        compute()
-        draw()
-    print_table()
+    results_file.carry_out(args, compute, draw, print_table)
 
 
 def compute() -> None:

@@ -247,13 +247,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
     parser.add_argument("--draw", action="store_true", help="only draw what is there")
     args = parser.parse_args()
-    if args.draw:
-        draw()
-        return
-    if not args.table:
-        run_missing()
-        draw()
-    print_tables()
+    results_file.carry_out(args, run_missing, draw, print_tables)
 
 
 if __name__ == "__main__":

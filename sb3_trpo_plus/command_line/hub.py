@@ -16,7 +16,7 @@ from requests.exceptions import HTTPError
 from sb3_trpo_plus.command_line import scripts
 from sb3_trpo_plus.command_line.filming import ffmpeg_command, find_ffmpeg
 from sb3_trpo_plus.command_line.model_card import card_metadata, card_text
-from sb3_trpo_plus.command_line.runs import LOGS, with_defaults
+from sb3_trpo_plus.command_line.runs import asks_for_help, given, of_newest_run, with_defaults
 from sb3_trpo_plus.zoo import ALGORITHMS
 
 # Whose exceptions are about the Hub and the way to it.
@@ -30,9 +30,9 @@ def push_to_hub(arguments: list[str]) -> None:
     :param arguments: of the command line
     """
     arguments, _ = scripts.import_gym_packages(arguments)
-    arguments = with_defaults(arguments)
-    given = scripts.given(arguments)
-    repo_id = ModelRepoId(given.organization, given.repo_name or ModelName(given.algo, given.env))
+    arguments = of_newest_run(arguments)
+    asked = given(arguments)
+    repo_id = ModelRepoId(asked.organization, asked.repo_name or ModelName(asked.algo, asked.env))
     pushing = importlib.import_module("huggingface_sb3.push_to_hub")
     metadata_save = repocard.metadata_save
 
@@ -42,16 +42,16 @@ def push_to_hub(arguments: list[str]) -> None:
 
     def save_card(path: Path, metadata: dict[str, Any]) -> None:
         """Another text in the place of RL Zoo's, whose commands know nothing of our algorithms."""
-        if given.algo in ALGORITHMS:
-            path.write_text(card_text(path.parent, given.algo, given.env, repo_id, given.seed), encoding="utf-8")
-            metadata = card_metadata(given.algo, metadata)
+        if asked.algo in ALGORITHMS:
+            path.write_text(card_text(path.parent, asked.algo, asked.env, repo_id, asked.seed), encoding="utf-8")
+            metadata = card_metadata(asked.algo, metadata)
         metadata_save(path, metadata)
 
     replacements = [*scripts.saved_agent(), (repocard, "metadata_save", save_card)]
     # RL Zoo asks for the name that the function had before sb3-team-hf-integration 3.
     if not hasattr(pushing, "generate_metadata"):
         replacements.append((pushing, "generate_metadata", generate_metadata))
-    if not given.no_render and not scripts.asks_for_help(arguments):
+    if not asked.no_render and not asks_for_help(arguments):
         ffmpeg = find_ffmpeg()
         if ffmpeg is None:
             scripts.stop("There is no ffmpeg for the video: `pip install 'sb3-trpo-plus[zoo]'` brings one, or use --no-render")
@@ -67,10 +67,10 @@ def load_from_hub(arguments: list[str]) -> None:
     :param arguments: of the command line
     """
     arguments, _ = scripts.import_gym_packages(arguments)
-    arguments = ["--algo", "trpo", "-f", LOGS, *arguments]
-    given = scripts.given(arguments)
-    repo = ModelRepoId(given.organization, given.repo_name or ModelName(given.algo, given.env))
-    model_file = ModelName(given.algo, given.env).filename
+    arguments = with_defaults(arguments)
+    asked = given(arguments)
+    repo = ModelRepoId(asked.organization, asked.repo_name or ModelName(asked.algo, asked.env))
+    model_file = ModelName(asked.algo, asked.env).filename
     download = huggingface_sb3.load_from_hub
 
     def load(repo_id: str, filename: str) -> Any:

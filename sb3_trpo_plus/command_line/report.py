@@ -1,8 +1,6 @@
 """Evaluate an agent that RL Zoo trained, and draw its learning curve."""
 
 import argparse
-import importlib
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from stable_baselines3.common.monitor import LoadMonitorResultsError, load_resul
 from stable_baselines3.common.results_plotter import X_TIMESTEPS, ts2xy, window_func
 
 import sb3_trpo_plus.zoo  # noqa: F401  (registers)
-from sb3_trpo_plus.command_line.runs import LOGS, newest_run
+from sb3_trpo_plus.command_line.runs import LOGS, import_modules, newest_run
 
 WINDOW = 20
 
@@ -74,10 +72,7 @@ def report(arguments: list[str]) -> None:
     parser.add_argument("--seed", default=0, type=int, help="of the evaluation")
     parser.add_argument("--gym-packages", default=[], nargs="+", help="modules to import that register environments")
     args = parser.parse_args(arguments)
-    if args.gym_packages:
-        sys.path.append(os.getcwd())
-    for module in args.gym_packages:
-        importlib.import_module(module)
+    import_modules(args.gym_packages)
 
     exp_id = args.exp_id or newest_run(args.folder, args.algo, args.env, f"{args.env}.zip")
     log_path = Path(args.folder) / args.algo / (f"{args.env}_{exp_id}" if exp_id > 0 else "")

@@ -5,22 +5,23 @@ import re
 import sys
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 from rl_zoo3.enjoy import enjoy as _enjoy
 from rl_zoo3.train import train as _train
 
 import sb3_trpo_plus.zoo  # noqa: F401  (registers)
-from sb3_trpo_plus.command_line.runs import LOGS, with_defaults
+from sb3_trpo_plus.command_line.runs import look_here_too, of_newest_run, with_defaults
 
 
 def train(arguments: list[str]) -> None:
     """RL Zoo's ``train``; the algorithm is ours if none is named."""
-    _run("train", _train, ["--algo", "trpo", "-f", LOGS, *arguments])
+    _run("train", _train, with_defaults(arguments))
 
 
 def enjoy(arguments: list[str]) -> None:
     """RL Zoo's ``enjoy``, of the newest run under ``logs`` that has a model unless the arguments say otherwise."""
-    _run("enjoy", _enjoy, with_defaults(arguments))
+    _run("enjoy", _enjoy, of_newest_run(arguments))
 
 
 def plot_train(arguments: list[str]) -> None:
@@ -39,9 +40,8 @@ def all_plots(arguments: list[str]) -> None:
 
 
 def _run(command: str, run: Callable[[], Any], arguments: list[str]) -> None:
-    if any(word.startswith("--gym-p") for word in arguments) and os.getcwd() not in sys.path:
-        # As `python -m rl_zoo3.train` has it: environments of one's own often are in a file of the current folder.
-        sys.path.append(os.getcwd())
+    if any(word.startswith("--gym-p") for word in arguments):
+        look_here_too()
     sys.argv = [f"sb3-trpo-plus {command}", *arguments]
     run()
 
@@ -56,11 +56,8 @@ def _plot(command: str, arguments: list[str]) -> None:
         has_screen = getattr(plt.gcf().canvas, "required_interactive_framework", None) is not None
         show(*args, **kwargs) if has_screen else _save_figures(command)
 
-    plt.show = show_or_save
-    try:
+    with patch.object(plt, "show", show_or_save):
         _run(command, getattr(plots, command), _with_folder_names(arguments))
-    finally:
-        plt.show = show
 
 
 def _with_folder_names(arguments: list[str]) -> list[str]:

@@ -5,8 +5,6 @@ A script run this way imports what it uses, so what is wrong for us is replaced 
 """
 
 import argparse
-import importlib
-import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -20,7 +18,7 @@ from rl_zoo3 import utils
 
 import sb3_trpo_plus.zoo  # noqa: F401  (registers)
 from sb3_trpo_plus.command_line.filming import obstacle_to_filming
-from sb3_trpo_plus.command_line.runs import LOGS
+from sb3_trpo_plus.command_line.runs import asks_for_help, import_modules
 
 Replacement = tuple[Any, str, Any]
 
@@ -53,43 +51,8 @@ def import_gym_packages(arguments: list[str]) -> tuple[list[str], list[str]]:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--gym-packages", nargs="+", default=[])
     found, rest = parser.parse_known_args(arguments)
-    if found.gym_packages and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    for name in found.gym_packages:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise
-            stop(f"--gym-packages names {name}, but there is no such module, neither here nor installed")
+    import_modules(found.gym_packages)
     return rest, found.gym_packages
-
-
-def asks_for_help(arguments: list[str]) -> bool:
-    """Whether RL Zoo will print its help and stop."""
-    return "-h" in arguments or "--help" in arguments
-
-
-def given(arguments: list[str]) -> argparse.Namespace:
-    """
-    Those arguments of RL Zoo's that our own code needs, too.
-
-    :param arguments: of the command line
-    :return: algo, env, folder, exp_id, output_folder, organization, repo_name, seed, deterministic, no_render
-    """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--algo", default="trpo")
-    parser.add_argument("--env", default="CartPole-v1", type=EnvironmentName)
-    parser.add_argument("-f", "--folder", default=LOGS)
-    parser.add_argument("--exp-id", default=0, type=int)
-    parser.add_argument("-o", "--output-folder")
-    parser.add_argument("-orga", "--organization", default="sb3")
-    parser.add_argument("-name", "--repo-name")
-    parser.add_argument("-n", "--n-timesteps")  # without it, argparse takes -n for -name
-    parser.add_argument("--seed", default=0, type=int)
-    parser.add_argument("--deterministic", action="store_true")
-    parser.add_argument("--no-render", action="store_true")
-    return parser.parse_known_args(arguments)[0]
 
 
 def saved_agent() -> list[Replacement]:

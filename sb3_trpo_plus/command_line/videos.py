@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from sb3_trpo_plus.command_line import scripts
 from sb3_trpo_plus.command_line.filming import ffmpeg_command, find_ffmpeg
-from sb3_trpo_plus.command_line.runs import LOGS, newest_run, with_defaults
+from sb3_trpo_plus.command_line.runs import asks_for_help, given, newest_run, of_newest_run, with_defaults
 
 
 def record_video(arguments: list[str]) -> None:
@@ -19,7 +19,7 @@ def record_video(arguments: list[str]) -> None:
     :param arguments: of the command line
     """
     arguments, _ = scripts.import_gym_packages(arguments)
-    scripts.run("record_video", with_defaults(arguments), scripts.saved_agent())
+    scripts.run("record_video", of_newest_run(arguments), scripts.saved_agent())
 
 
 def record_training(arguments: list[str]) -> None:
@@ -29,12 +29,12 @@ def record_training(arguments: list[str]) -> None:
     :param arguments: of the command line
     """
     arguments, packages = scripts.import_gym_packages(arguments)
-    arguments = ["--algo", "trpo", "-f", LOGS, *arguments]
-    if scripts.asks_for_help(arguments):
+    arguments = with_defaults(arguments)
+    if asks_for_help(arguments):
         return scripts.run("record_training", arguments)
-    given = scripts.given(arguments)
-    exp_id = given.exp_id or newest_run(given.folder, given.algo, given.env, "*.zip")
-    agents = Path(given.folder, given.algo, f"{given.env}_{exp_id}" if exp_id > 0 else "")
+    asked = given(arguments)
+    exp_id = asked.exp_id or newest_run(asked.folder, asked.algo, asked.env, "*.zip")
+    agents = Path(asked.folder, asked.algo, f"{asked.env}_{exp_id}" if exp_id > 0 else "")
     if not any(agents.glob("*.zip")):
         scripts.stop(f"There are no agents in {agents}: `sb3-trpo-plus train --save-freq STEPS` saves some as it goes on")
     ffmpeg = find_ffmpeg("drawtext")
@@ -43,14 +43,14 @@ def record_training(arguments: list[str]) -> None:
 
     def call(command: list[str]) -> int:
         """``python -m rl_zoo3.record_video``, by this Python with our algorithms, deterministic only if the user says so."""
-        rest = [argument for argument in command[3:] if argument != "--deterministic" or given.deterministic]
+        rest = [argument for argument in command[3:] if argument != "--deterministic" or asked.deterministic]
         own = ["--gym-packages", *packages] if packages else []
         status = subprocess.run([sys.executable, "-m", "sb3_trpo_plus", "record_video", *rest, *own]).returncode
         if status != 0:
             sys.exit(status)
         return status
 
-    videos = Path(given.output_folder or agents / "videos")
+    videos = Path(asked.output_folder or agents / "videos")
     # RL Zoo first deletes its output folder, whatever is in it, and can't do with a relative path or a space in it.
     with TemporaryDirectory() as made:
         ours = ["--exp-id", str(exp_id), "-o", made]

@@ -35,12 +35,17 @@ def with_channel(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     return _WithChannel(env)
 
 
+def space_with_channel(space: spaces.Box) -> spaces.Box:
+    """The space of :func:`with_channel`'s observations, from that of the environment."""
+    return spaces.Box(space.low[..., None], space.high[..., None], dtype=np.dtype(space.dtype).type)
+
+
 class _WithChannel(gym.ObservationWrapper[Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         space = env.observation_space
         assert isinstance(space, spaces.Box), f"with_channel is for images, but the observations are {space}"
-        self.observation_space = spaces.Box(space.low[..., None], space.high[..., None], dtype=np.dtype(space.dtype).type)
+        self.observation_space = space_with_channel(space)
 
     def observation(self, observation: Any) -> Any:
         return observation[..., None]

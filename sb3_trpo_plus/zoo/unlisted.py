@@ -3,10 +3,11 @@
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium import spaces
 from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+
+from sb3_trpo_plus.envs.wrappers import space_with_channel
 
 SMALLEST_IMAGE = 36
 READ_BY_SB3 = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -40,29 +41,33 @@ def settings_for(env_id: str, env_kwargs: Settings, settings: Settings, given: S
             found = [*_as_list(settings.get("env_wrapper")), *found]
             env = _wrapper_of({"env_wrapper": found})(made)
         space = env.observation_space
-    suited = {**({"env_wrapper": found} if found else {}), **_policy_and_normalisation(space)}
-    if not settings.get("normalize"):
-        del suited["normalize"]
-        # SB3 gives every image in a Dict a convolutional network, which can't read small ones; normalised, they are flattened.
-        small = _small_images(space)
-        if small:
-            suited["normalize"] = {"norm_obs_keys": small, "norm_reward": False}
+    normalize = _normalisation(space) if settings.get("normalize") else _only_small_images(space)
+    suited = {
+        **({"env_wrapper": found} if found else {}),
+        "policy": _policy(space),
+        **({"normalize": normalize} if normalize else {}),
+    }
     return {name: value for name, value in suited.items() if name not in given}, space
 
 
-def _policy_and_normalisation(space: spaces.Space[Any]) -> Settings:
+def _policy(space: spaces.Space[Any]) -> str:
+    if isinstance(space, spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(space) and not _is_vector(space) else "MlpPolicy"
+
+
+def _normalisation(space: spaces.Space[Any]) -> Settings | bool:
     if isinstance(space, spaces.Dict):
         keys = [key for key, part in space.spaces.items() if _is_vector(part)]
-        normalize = {"norm_obs_keys": keys} if keys else {"norm_obs": False}
-        return {"policy": "MultiInputPolicy", "normalize": normalize}
-    if _is_vector(space):
-        return {"policy": "MlpPolicy", "normalize": True}
-    return {"policy": "CnnPolicy" if is_image_space(space) else "MlpPolicy", "normalize": {"norm_obs": False}}
+        return {"norm_obs_keys": keys} if keys else {"norm_obs": False}
+    return True if _is_vector(space) else {"norm_obs": False}
 
 
-def _small_images(space: spaces.Space[Any]) -> list[str]:
+def _only_small_images(space: spaces.Space[Any]) -> Settings:
+    """SB3 gives every image in a Dict a convolutional network, which can't read small ones; normalised, they are flattened."""
     parts = space.spaces if isinstance(space, spaces.Dict) else {}
-    return [key for key, part in parts.items() if _is_vector(part) and is_image_space(part)]
+    small = [key for key, part in parts.items() if _is_vector(part) and is_image_space(part)]
+    return {"norm_obs_keys": small, "norm_reward": False} if small else {}
 
 
 def _is_vector(space: spaces.Space[Any]) -> bool:
@@ -76,7 +81,7 @@ def _height_and_width(space: spaces.Box) -> tuple[int, ...]:
 
 def _readable(space: spaces.Space[Any]) -> list[Any]:
     """Wrappers, as RL Zoo's files name them, after which SB3 can read the observations; none if it can already."""
-    if isinstance(space, spaces.Box) and len(space.shape) == 2 and is_image_space(_with_channel(space)):
+    if isinstance(space, spaces.Box) and len(space.shape) == 2 and is_image_space(space_with_channel(space)):
         if min(space.shape) >= SMALLEST_IMAGE:
             return ["sb3_trpo_plus.wrappers.with_channel"]
         return []
@@ -98,10 +103,6 @@ def _can_be_flattened(space: spaces.Space[Any]) -> bool:
         return isinstance(spaces.flatten_space(space), spaces.Box)
     except NotImplementedError:  # a space of the environment's own, such as MiniGrid's missions
         return False
-
-
-def _with_channel(space: spaces.Box) -> spaces.Box:
-    return spaces.Box(space.low[..., None], space.high[..., None], dtype=np.dtype(space.dtype).type)
 
 
 def _wrapper_of(settings: Settings) -> Any:
