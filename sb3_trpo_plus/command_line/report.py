@@ -48,8 +48,9 @@ def learning_curve(log_path: Path, title: str, picture: Path) -> bool:
         axes.plot(averaged_steps, averaged, color="tab:blue", label=f"mean of {WINDOW} training episodes")
     if evaluations.is_file():
         with np.load(evaluations) as saved:
-            axes.plot(saved["timesteps"], saved["results"].mean(axis=1), "o-", color="tab:orange", label="evaluation")
+            axes.plot(saved["timesteps"], saved["results"].mean(axis=1), "o-", color="black", label="evaluation")
     axes.set(xlabel="environment steps", ylabel="return of an episode", title=title, xlim=(0, None))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(picture, dpi=150)
