@@ -1,5 +1,6 @@
 """The base class of this package's algorithms: an update improves the policy, then fits the critic."""
 
+import copy
 import io
 import math
 import pathlib
@@ -16,10 +17,26 @@ from stable_baselines3.common.policies import (
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from stable_baselines3.common.utils import explained_variance
 
-from sb3_trpo_plus.algorithms.arguments import COUNT, COUNT_OR_0, FROM_0_TO_1, POSITIVE, SCHEDULES, Range, check_range
+from sb3_trpo_plus.algorithms.arguments import (
+    AT_LEAST_0,
+    COUNT,
+    COUNT_OR_0,
+    FLAG,
+    FROM_0_TO_1,
+    OF_SB3,
+    POSITIVE,
+    SCHEDULES,
+    Range,
+    check_for_sb3,
+    check_learn,
+    check_parameters,
+    checked,
+    scheduled,
+)
 from sb3_trpo_plus.algorithms.skips import Skips
 from sb3_trpo_plus.algorithms.threads import at_most_useful_threads
 from sb3_trpo_plus.critic.fit import fit_critic
@@ -50,12 +67,15 @@ class KLControlled(FastRollouts):
     }
     #: Attribute by which saved files of this algorithm are recognised, a key of ``files.models.TOLD_BY``
     _told_by: ClassVar[str]
+    #: Of the arguments that are no schedules, by the names of their attributes
     _ranges: ClassVar[dict[str, Range]] = {
+        **OF_SB3,
         "n_steps": COUNT,
         "gae_lambda": FROM_0_TO_1,
         "batch_size": COUNT,
         "sub_sampling_factor": COUNT,
         "n_critic_updates": COUNT_OR_0,
+        "normalize_advantage": FLAG,
     }
 
     def __init__(
@@ -74,6 +94,7 @@ class KLControlled(FastRollouts):
         _init_setup_model: bool,
         **kwargs: Any,
     ):
+        check_for_sb3(policy, env, kwargs["verbose"], kwargs["device"])
         super().__init__(
             policy,
             env,
@@ -113,10 +134,7 @@ class KLControlled(FastRollouts):
         :param name: of the argument, a key of ``SCHEDULES``
         :raises ValueError: the value is out of its range, or not finite
         """
-        remaining = self._current_progress_remaining
-        value = FloatSchedule(getattr(self, name))(remaining)
-        check_range(f"{name} at progress_remaining={remaining:.3g}", value, SCHEDULES[name])
-        return value
+        return scheduled(name, getattr(self, name), self._current_progress_remaining, SCHEDULES[name])
 
     def _present_gamma(self) -> float:
         """``gamma`` at the present progress of the training; raises ValueError if its schedule leaves [0, 1]."""
@@ -125,8 +143,23 @@ class KLControlled(FastRollouts):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         prepared = super()._setup_learn(*args, **kwargs)
         # SB3 does this only after the first rollout, for which schedules would use the progress of an earlier learn().
-        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps or 1)
         return prepared
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        """As in SB3; raises ValueError if the schedule gives a rate that no optimiser can use, and leaves the former one."""
+        all_of_them = optimizers if isinstance(optimizers, list) else [optimizers]
+        groups = [group for optimizer in all_of_them for group in optimizer.param_groups]
+        former = [group["lr"] for group in groups]
+        super()._update_learning_rate(optimizers)
+        name = f"learning_rate at progress_remaining={self._current_progress_remaining:.3g}"
+        try:
+            for group in groups:
+                checked(name, group["lr"], AT_LEAST_0)
+        except ValueError:
+            for group, rate in zip(groups, former, strict=True):
+                group["lr"] = rate
+            raise
 
     def train(self) -> None:
         """
@@ -237,12 +270,19 @@ class KLControlled(FastRollouts):
         :raises ValueError: an argument is out of its range
         :raises AssertionError: the rollout is too short to normalise its advantages
         """
+        if not hasattr(self, "observation_space"):
+            raise ValueError("env must be the id of a registered environment, an environment or a VecEnv, but it is None")
         for name, allowed in self._ranges.items():
-            check_range(name, getattr(self, name), allowed)
-        for name, allowed in {**SCHEDULES, "target_kl": POSITIVE}.items():
+            argument = "policy" if name == "policy_class" else name.removeprefix("_")
+            setattr(self, name, checked(argument, getattr(self, name), allowed))
+        # In a file, the progress may be that of a rollout that overshot.
+        remaining = max(0.0, self._current_progress_remaining)
+        for name, allowed in {**SCHEDULES, "learning_rate": AT_LEAST_0}.items():
             value = getattr(self, name)
-            if not callable(value):
-                check_range(name, value, allowed)
+            if callable(value):
+                scheduled(name, value, remaining, allowed)
+            else:
+                setattr(self, name, checked(name, value, POSITIVE if name == "target_kl" else allowed))
 
         rollout_size = self.n_steps * self.n_envs
         samples = math.ceil(rollout_size / self.sub_sampling_factor)
@@ -273,9 +313,41 @@ class KLControlled(FastRollouts):
 
         :param tb_log_name: ``None``: the name of the class
         :return: the trained model
+        :raises ValueError: an argument is out of its range
+        :raises TypeError: ``callback`` is none
         """
-        name = tb_log_name or type(self).__name__
-        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+        arguments = check_learn(
+            callback,
+            total_timesteps=total_timesteps,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+        arguments["tb_log_name"] = tb_log_name or type(self).__name__
+        return super().learn(callback=callback, **arguments)
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        As ``BaseAlgorithm.set_parameters``, but where it fails nothing is changed.
+
+        :param load_path_or_dict: a saved model, or a dict as ``get_parameters`` gives it
+        :param exact_match: whether all parameters must be there
+        :param device: of the parameters
+        :raises ValueError: a name is unknown or missing, or a number is not finite
+        """
+        parameters = load_path_or_dict
+        if not isinstance(parameters, dict):
+            _, parameters, _ = load_from_zip_file(parameters, device=device, load_data=False)
+        check_parameters(parameters)
+        before: Any = copy.deepcopy(self.get_parameters())
+        try:
+            super().set_parameters(parameters, exact_match, device)
+        except Exception:
+            super().set_parameters(before, True, device)
+            raise
 
     @classmethod
     def load(

@@ -12,7 +12,7 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_trpo_plus.algorithms.arguments import AT_LEAST_0, COUNT, POSITIVE, Range, check_range, one_of
+from sb3_trpo_plus.algorithms.arguments import AT_LEAST_0, COUNT, FLAG, POSITIVE, Range, one_of, or_none
 from sb3_trpo_plus.algorithms.base import EQUAL_ADVANTAGES, KLControlled
 from sb3_trpo_plus.policies.actor import actor_gradient
 from sb3_trpo_plus.policies.distributions import (
@@ -85,6 +85,8 @@ class NPG(KLControlled):
         "cg_max_steps": COUNT,
         "fisher_sub_sampling_factor": COUNT,
         "fisher": one_of("gauss_newton", "empirical"),
+        "step_size": or_none(POSITIVE),
+        "log_improvement_bound": FLAG,
     }
 
     def __init__(
@@ -286,8 +288,6 @@ class NPG(KLControlled):
 
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()
-        if self.step_size is not None:
-            check_range("step_size", self.step_size, POSITIVE)
         if self.log_improvement_bound and self.gamma == 1:
             raise ValueError(
                 f"log_improvement_bound needs gamma below 1, but it is {self.gamma!r}: the bound has (1 - gamma) as a divisor"

@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_trpo_plus.algorithms.arguments import COUNT, Range, check_range, one_of
+from sb3_trpo_plus.algorithms.arguments import COUNT, FLAG, Range, one_of, or_none
 from sb3_trpo_plus.algorithms.branches import grow, observations_at
 from sb3_trpo_plus.algorithms.trpo import TRPO
 from sb3_trpo_plus.envs.vec_states import VecState, branching, check_restorable, get_vec_state, set_vec_state
@@ -133,6 +133,9 @@ class VineTRPO(TRPO):
         **TRPO._ranges,
         "n_rollout_states": COUNT,
         "proposal": one_of("policy", "uniform"),
+        "n_actions": or_none(COUNT),
+        "rollout_length": or_none(COUNT),
+        "bootstrap": FLAG,
     }
 
     def __init__(
@@ -350,9 +353,6 @@ class VineTRPO(TRPO):
 
     def _check_hyperparameters(self) -> None:
         super()._check_hyperparameters()
-        for name in ("n_actions", "rollout_length"):
-            if getattr(self, name) is not None:
-                check_range(name, getattr(self, name), COUNT)
         if self.normalize_advantage and self.n_rollout_states == self.n_actions == 1:
             raise ValueError(
                 "normalize_advantage needs at least 2 branches, but n_rollout_states and n_actions are 1: raise one of them, "

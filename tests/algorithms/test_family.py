@@ -100,8 +100,8 @@ def test_rollout_that_is_not_finite_changes_nothing(part: str, member: str) -> N
     [
         ("empirical", {"fisher": "exact"}, "fisher must be 'gauss_newton' or 'empirical', but it is 'exact'"),
         ("max", {"kl_constraint": None}, "kl_constraint must be 'mean' or 'max', but it is None"),
-        ("npg", {"step_size": 0.0}, "step_size must be a positive number, but it is 0.0"),
-        ("npg", {"step_size": math.nan}, "step_size must be a positive number, but it is nan"),
+        ("npg", {"step_size": 0.0}, "step_size must be a positive number or None, but it is 0.0"),
+        ("npg", {"step_size": math.nan}, "step_size must be a positive number or None, but it is nan"),
         ("npg", {"cg_damping": -1}, "cg_damping must be a number of at least 0, but it is -1"),
         ("empirical", {"log_improvement_bound": True, "gamma": 1.0}, "log_improvement_bound needs gamma below 1"),
         ("dual", {"penalty": "clip"}, "penalty must be 'adaptive' or 'dual', but it is 'clip'"),
@@ -112,8 +112,8 @@ def test_rollout_that_is_not_finite_changes_nothing(part: str, member: str) -> N
         ("adaptive", {"max_grad_norm": 0}, "max_grad_norm must be a positive number"),
         ("vine", {"n_rollout_states": 65}, r"n_rollout_states must be at most n_steps \* n_envs = 64 \* 1"),
         ("vine", {"n_rollout_states": 1, "n_actions": 1}, "normalize_advantage needs at least 2 branches"),
-        ("vine", {"n_actions": 0}, "n_actions must be an integer of at least 1, but it is 0"),
-        ("vine", {"rollout_length": 2.5}, "rollout_length must be an integer of at least 1, but it is 2.5"),
+        ("vine", {"n_actions": 0}, "n_actions must be an integer of at least 1 or None, but it is 0"),
+        ("vine", {"rollout_length": 2.5}, "rollout_length must be an integer of at least 1 or None, but it is 2.5"),
         ("vine", {"proposal": "greedy"}, "proposal must be 'policy' or 'uniform', but it is 'greedy'"),
         *(
             (member, {"gae_lambda": value}, f"gae_lambda must be a number from 0 to 1, but it is {value}")
@@ -248,7 +248,9 @@ def test_discount_out_of_range(value: float) -> None:
 @pytest.mark.parametrize("name", ["target_kl", "ent_coef"])
 @pytest.mark.parametrize("member", ["npg", "empirical", "adaptive"])
 def test_schedule_out_of_range_changes_nothing(member: str, name: str, value: float) -> None:
-    model = collect(make(member, **{name: lambda progress: value}))
+    now = [getattr(make(member), name)]
+    model = collect(make(member, **{name: lambda progress: now[0]}))
+    now[0] = value
     before, state = parameters_of(model), copy.deepcopy(model.policy.optimizer.state_dict())
     with pytest.raises(ValueError, match=rf"{name} at progress_remaining=1 must be a number of at least 0, but it is {value}"):
         model.train()
