@@ -10,8 +10,19 @@ from sb3_trpo_plus.algorithms.npg import NPG
 from sb3_trpo_plus.algorithms.ppo_penalty import PPOPenalty
 from sb3_trpo_plus.algorithms.trpo import TRPO
 from sb3_trpo_plus.algorithms.vine import VineTRPO
+from sb3_trpo_plus.files.atomic import save_vec_normalize
 from sb3_trpo_plus.files.statistics import load_vec_normalize
 
 __version__ = version("sb3-trpo-plus")
 
-__all__ = ["NPG", "TRPO", "CnnPolicy", "MlpPolicy", "MultiInputPolicy", "PPOPenalty", "VineTRPO", "load_vec_normalize"]
+__all__ = [
+    "NPG",
+    "TRPO",
+    "CnnPolicy",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "PPOPenalty",
+    "VineTRPO",
+    "load_vec_normalize",
+    "save_vec_normalize",
+]

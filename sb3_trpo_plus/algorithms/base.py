@@ -5,6 +5,7 @@ import io
 import math
 import pathlib
 import warnings
+from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -17,7 +18,7 @@ from stable_baselines3.common.policies import (
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.save_util import data_to_json, load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import explained_variance
 
@@ -40,6 +41,7 @@ from sb3_trpo_plus.algorithms.arguments import (
 from sb3_trpo_plus.algorithms.skips import Skips
 from sb3_trpo_plus.algorithms.threads import at_most_useful_threads
 from sb3_trpo_plus.critic.fit import fit_critic
+from sb3_trpo_plus.files.atomic import path_to_write, write_whole
 from sb3_trpo_plus.files.models import find, read_objects
 from sb3_trpo_plus.policies.actor import hold_actor, refresh_running_statistics
 from sb3_trpo_plus.policies.distributions import distribution_put_back
@@ -374,6 +376,45 @@ class KLControlled(FastRollouts):
         replaced = {name: value for name, value in kwargs.items() if name != "policy_kwargs"} | (custom_objects or {})
         objects = read_objects(path, cls, cls._told_by, replaced)
         return super().load(path, env, device, objects, print_system_info, force_reset, **kwargs)
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model; arguments as in ``BaseAlgorithm.save``.
+
+        A file that is there already is replaced as a whole, once the new one is complete. A stream is written to as SB3 does.
+
+        :raises TypeError: an attribute can't be saved; nothing was written
+        :raises OSError: the file can't be written; it is as it was before
+        """
+        exclude, include = list(exclude or ()), list(include or ())
+        stream = io.BytesIO() if isinstance(path, (str, pathlib.Path)) else path
+        try:
+            super().save(stream, exclude, include)
+        except Exception as error:
+            if isinstance(error, OSError) or (name := self._unsaveable(exclude, include)) is None:
+                raise
+            raise TypeError(
+                f"{type(self).__name__}.save: the attribute {name}, a {type(getattr(self, name)).__name__}, can't be saved "
+                f"({error}). Leave it out, with save(..., exclude=[{name!r}]), or remove it from the model"
+            ) from error
+        if isinstance(path, (str, pathlib.Path)) and isinstance(stream, io.BytesIO):
+            write_whole(path_to_write(path, "zip"), stream.getbuffer())
+
+    def _unsaveable(self, exclude: list[str], include: list[str]) -> str | None:
+        """The first attribute that ``save`` would write and can't; None if it is none of them."""
+        apart = {name.split(".")[0] for names in self._get_torch_save_params() for name in names}
+        left_out = (set(exclude) | set(self._excluded_save_params())) - set(include) | apart
+        for name, value in vars(self).items():
+            try:
+                data_to_json({} if name in left_out else {name: value})
+            except Exception:
+                return name
+        return None
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_skips"]
