@@ -13,11 +13,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.metadata import metadata
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import tomllib
 import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -172,7 +172,7 @@ def requirement_is_right(text: str) -> bool:
 
 @cache
 def extras() -> set[str]:
-    return set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    return set(metadata("sb3-trpo-plus").get_all("Provides-Extra") or [])
 
 
 def module_exists(arguments: list[str]) -> bool:
