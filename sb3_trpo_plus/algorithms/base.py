@@ -36,6 +36,8 @@ from sb3_trpo_plus.algorithms.arguments import (
     check_learn,
     check_parameters,
     checked,
+    one_of,
+    or_none,
     scheduled,
 )
 from sb3_trpo_plus.algorithms.skips import Skips
@@ -46,8 +48,9 @@ from sb3_trpo_plus.files.models import find, read_objects
 from sb3_trpo_plus.policies.actor import hold_actor, refresh_running_statistics
 from sb3_trpo_plus.policies.distributions import distribution_put_back
 from sb3_trpo_plus.policies.observations import every
-from sb3_trpo_plus.rollouts.checks import first_not_finite
+from sb3_trpo_plus.rollouts.checks import Guard, NotFiniteError, ObservationNotFiniteError, first_not_finite
 from sb3_trpo_plus.rollouts.collection import FastRollouts
+from sb3_trpo_plus.rollouts.failures import raise_naming
 from sb3_trpo_plus.rollouts.sample import Sample, normalized
 
 # A cause of a skipped policy update: suffix of its log key, and words for the warning.
@@ -78,6 +81,7 @@ class KLControlled(FastRollouts):
         "sub_sampling_factor": COUNT,
         "n_critic_updates": COUNT_OR_0,
         "normalize_advantage": FLAG,
+        "on_nonfinite": or_none(one_of("raise", "skip")),
     }
 
     def __init__(
@@ -93,6 +97,7 @@ class KLControlled(FastRollouts):
         ent_coef: float | Schedule,
         sub_sampling_factor: int,
         max_grad_norm: float = 0.0,
+        on_nonfinite: str | None,
         _init_setup_model: bool,
         **kwargs: Any,
     ):
@@ -114,6 +119,7 @@ class KLControlled(FastRollouts):
         self.target_kl = target_kl
         self.ent_coef = ent_coef  # type: ignore[assignment]  # SB3's is a float
         self.sub_sampling_factor = sub_sampling_factor
+        self.on_nonfinite = on_nonfinite
         self._skips = Skips()
 
     def _setup_model(self) -> None:
@@ -143,7 +149,19 @@ class KLControlled(FastRollouts):
         return self._at_present("gamma")
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        prepared = super()._setup_learn(*args, **kwargs)
+        guard = Guard(self.env) if self.env is not None else None
+        try:
+            prepared = super()._setup_learn(*args, **kwargs)
+        except Exception as error:
+            if self.env is None:
+                raise
+            raise_naming(error, self.env, "in a reset")
+        if guard is not None:
+            try:
+                guard.look_at_reset()
+            except ObservationNotFiniteError:
+                self._last_obs = None
+                raise
         # SB3 does this only after the first rollout, for which schedules would use the progress of an earlier learn().
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps or 1)
         return prepared
@@ -168,6 +186,8 @@ class KLControlled(FastRollouts):
         Improve the policy on the rollout, then fit the critic to its returns.
 
         Where numbers are not finite, the policy or the critic is left unchanged, with a warning that names the cause.
+
+        :raises NotFiniteError: the rollout's are not, and ``on_nonfinite="raise"``
         """
         self._skips.begin_update()
         # A rollout may overshoot total_timesteps, VineTRPO's by far; schedules are not defined below 0.
@@ -177,9 +197,12 @@ class KLControlled(FastRollouts):
         self.logger.record("train/gamma", self.rollout_buffer.gamma)
         self._update_learning_rate(self.policy.optimizer)
         broken = self._first_not_finite()
-        if broken is not None:
-            sentence = f"This update was skipped, nothing was changed: the rollout's {broken} are not all finite"
-            self._skip("rollout_not_finite", sentence)
+        found = [f"the rollout's {broken} are not all finite"] if broken else []
+        found += [self._not_finite] if self._not_finite else []
+        if found:
+            if self.on_nonfinite == "raise":
+                raise NotFiniteError(f"Nothing was changed by this update: {'. '.join(found)}")
+            self._skip("rollout_not_finite", f"This update was skipped, nothing was changed: {'. '.join(found)}")
             return
 
         n_parameters = sum(parameter.numel() for parameter in self.policy.parameters())

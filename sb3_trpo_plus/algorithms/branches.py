@@ -17,7 +17,9 @@ from sb3_trpo_plus.envs.vec_states import VecState, set_vec_state
 from sb3_trpo_plus.policies.distributions import components
 from sb3_trpo_plus.policies.observations import parts_of, whole_of
 from sb3_trpo_plus.policies.plain import DISTRIBUTIONS
+from sb3_trpo_plus.rollouts.checks import refuse_not_finite
 from sb3_trpo_plus.rollouts.collection import within_bounds
+from sb3_trpo_plus.rollouts.failures import raise_naming
 from sb3_trpo_plus.rollouts.fast_actor import FastActor, Observations
 from sb3_trpo_plus.rollouts.frozen import FrozenPolicy
 from sb3_trpo_plus.rollouts.noise import noise_width, noisy_actions, standard_noise
@@ -77,6 +79,7 @@ def grow(
     :param on_step: called with rewards and infos after each step of the vectorised environment; False stops everything
     :return: discounted returns, shape (states, actions), float64, and the branches that were cut off; None if stopped
     :raises ValueError: a branch without a limit has not ended after 100,000 steps
+    :raises ObservationNotFiniteError: an observation is NaN or infinite; no action is taken on it
     """
     n_states, n_actions = actions.shape[:2]
     returns, cuts = np.zeros((n_states, n_actions)), list[Cut]()
@@ -97,9 +100,13 @@ def grow(
         for index, branch in enumerate(running):
             if branch is not None and branch.length == 0:
                 chosen[index] = actions[branch.state, branch.action]
-        observations, rewards, dones, infos = env.step(within_bounds(policy, chosen))
+        try:
+            observations, rewards, dones, infos = env.step(within_bounds(policy, chosen))
+        except Exception as error:
+            raise_naming(error, env, "in a branch")
         if not on_step(rewards, infos):
             return None
+        refuse_not_finite(observations, "in a branch")
         for index, branch in enumerate(running):
             if branch is None:
                 continue

@@ -27,6 +27,12 @@ from sb3_trpo_plus.trust_region.fisher import FisherVectorProduct
 from sb3_trpo_plus.trust_region.line_search import Candidate
 from sb3_trpo_plus.trust_region.step import StepReport, StepSettings, natural_gradient_step
 
+# A share of s'As, from which on the damping decides the length of a step.
+MOSTLY = 0.9
+# A standard deviation near the rounding of the means, where no step is so small that the KL keeps its limit.
+SMALLEST_STD = 1e-5
+SMALL_STD = ", whose standard deviation is so small that rounding alone changes it by more than target_kl: raise log_std_init"
+
 
 class NPG(KLControlled):
     """
@@ -73,6 +79,10 @@ class NPG(KLControlled):
         actions taken
     :param log_improvement_bound: Whether to log ``train/improvement_lower_bound``: L - C max KL, equation 9 of the TRPO paper,
         with the rollout's estimates; needs gamma < 1
+    :param on_nonfinite: What becomes of a rollout in which the environment gave a number that is NaN or infinite, which in no
+        case reaches the parameters, the statistics of a ``VecNormalize`` or, as an action, the environment. "raise": an error
+        that names the environment, the step and the number; "skip": a warning that does, and no update, for an observation
+        after a reset of all environments; ``None``: "raise" for an observation and "skip" for a reward
     :raises ValueError: an argument is out of its range
     :raises AssertionError: the action space is not supported, or a rollout is too short (as in SB3)
     """
@@ -122,6 +132,7 @@ class NPG(KLControlled):
         ent_coef: float | Schedule = 0.0,
         fisher: str = "gauss_newton",
         log_improvement_bound: bool = False,
+        on_nonfinite: str | None = None,
     ):
         super().__init__(
             policy,
@@ -146,6 +157,7 @@ class NPG(KLControlled):
             verbose=verbose,
             seed=seed,
             device=device,
+            on_nonfinite=on_nonfinite,
             _init_setup_model=False,
         )
         self.step_size = step_size
@@ -196,6 +208,7 @@ class NPG(KLControlled):
         if not report.tried:
             self._skip_policy(*(("no_direction", report.reason) if sample.advantages.any() else EQUAL_ADVANTAGES))
         self._log_step(report)
+        self._tell_of_stalls(report)
         self.logger.record("train/entropy", sample.entropy(old).item())
         if self.log_improvement_bound:
             self.logger.record("train/improvement_lower_bound", self._improvement_lower_bound(sample, old, report))
@@ -276,11 +289,34 @@ class NPG(KLControlled):
         self.logger.record("train/improvement_ratio", report.improvement_ratio)
         self.logger.record("train/kl_mean", report.mean_kl)
         self.logger.record("train/kl_max", report.max_kl)
+        self.logger.record("train/kl_used", self._kl_used(report))
+        self.logger.record("train/damping_share", report.damping_share)
         self.logger.record("train/cg_iterations", report.cg_iterations)
         self.logger.record("train/cg_residual", report.cg_relative_residual)
         self.logger.record("train/gradient_norm", report.gradient_norm)
         if report.tried and not report.accepted:
             self._log_refusal(report)
+
+    def _kl_used(self, report: StepReport) -> float:
+        """The step's KL as a share of its limit."""
+        return report.mean_kl / self.kl_limit if self.kl_limit > 0 else 0.0
+
+    def _tell_of_stalls(self, report: StepReport) -> None:
+        """Warn where updates, one after the other, take no step, or much shorter ones than ``target_kl`` allows."""
+        log_std = getattr(self.policy, "log_std", None)
+        has_small_std = log_std is not None and bool(log_std.detach().exp().mean() < SMALLEST_STD)
+        self._skips.goes_on(
+            "no_step",
+            bool(report.tried) and not report.accepted and self.kl_limit > 0,
+            f"No step was taken: {report.reason}. The policy stays as it was{SMALL_STD if has_small_std else ''}",
+        )
+        used = self._kl_used(report)
+        self._skips.goes_on(
+            "damped",
+            report.accepted and report.damping_share > MOSTLY and used < 1 - MOSTLY,
+            f"A step used {used:.1%} of target_kl, because {report.damping_share:.1%} of s'(F + damping I)s is damping: lower "
+            f"cg_damping, which is {self.cg_damping:g}",
+        )
 
     def _log_refusal(self, report: StepReport) -> None:
         """Count and warn of a step that was tried and not accepted."""

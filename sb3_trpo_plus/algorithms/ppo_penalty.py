@@ -65,6 +65,10 @@ class PPOPenalty(KLControlled):
     :param seed: Seed of the pseudo-random generators
     :param device: Device of the networks (cpu, cuda, ...); auto: the GPU if there is one
     :param _init_setup_model: Whether to build the networks when the instance is created
+    :param on_nonfinite: What becomes of a rollout in which the environment gave a number that is NaN or infinite, which in no
+        case reaches the parameters, the statistics of a ``VecNormalize`` or, as an action, the environment. "raise": an error
+        that names the environment, the step and the number; "skip": a warning that does, and no update, for an observation
+        after a reset of all environments; ``None``: "raise" for an observation and "skip" for a reward
     :raises ValueError: an argument is out of its range
     :raises AssertionError: the action space is not supported, or a rollout is too short (as in SB3)
     """
@@ -109,6 +113,8 @@ class PPOPenalty(KLControlled):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        on_nonfinite: str | None = None,
     ):
         super().__init__(
             policy,
@@ -134,6 +140,7 @@ class PPOPenalty(KLControlled):
             verbose=verbose,
             seed=seed,
             device=device,
+            on_nonfinite=on_nonfinite,
             _init_setup_model=False,
         )
         self.n_epochs = n_epochs

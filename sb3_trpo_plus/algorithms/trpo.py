@@ -75,6 +75,10 @@ class TRPO(NPG):
         them, as in the theory
     :param log_improvement_bound: Whether to log ``train/improvement_lower_bound``: L - C max KL, equation 9 of the paper, with
         the rollout's estimates; needs gamma < 1
+    :param on_nonfinite: What becomes of a rollout in which the environment gave a number that is NaN or infinite, which in no
+        case reaches the parameters, the statistics of a ``VecNormalize`` or, as an action, the environment. "raise": an error
+        that names the environment, the step and the number; "skip": a warning that does, and no update, for an observation
+        after a reset of all environments; ``None``: "raise" for an observation and "skip" for a reward
     :raises ValueError: an argument is out of its range
     :raises AssertionError: the action space is not supported, or a rollout is too short (as in SB3)
     """
@@ -132,6 +136,7 @@ class TRPO(NPG):
         fisher: str = "gauss_newton",
         kl_constraint: str = "mean",
         log_improvement_bound: bool = False,
+        on_nonfinite: str | None = None,
     ):
         super().__init__(
             policy,
@@ -163,6 +168,7 @@ class TRPO(NPG):
             ent_coef=ent_coef,
             fisher=fisher,
             log_improvement_bound=log_improvement_bound,
+            on_nonfinite=on_nonfinite,
         )
         self.line_search_shrinking_factor = line_search_shrinking_factor
         self.line_search_max_iter = line_search_max_iter
@@ -205,6 +211,10 @@ class TRPO(NPG):
         self.logger.record("train/is_line_search_success", float(report.accepted))
         self.logger.record("train/line_search_steps", len(report.tried))
         self.logger.debug(f"Line search: {report.reason}")
+
+    def _kl_used(self, report: StepReport) -> float:
+        limit = self.kl_limit
+        return (report.max_kl if self.kl_constraint == "max" else report.mean_kl) / limit if limit > 0 else 0.0
 
     def _log_refusal(self, report: StepReport) -> None:
         """No warning: a failed line search is normal now and then, and logged as ``train/is_line_search_success``."""

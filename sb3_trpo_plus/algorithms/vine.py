@@ -22,6 +22,8 @@ from sb3_trpo_plus.algorithms.trpo import TRPO
 from sb3_trpo_plus.envs.vec_states import VecState, branching, check_restorable, get_vec_state, set_vec_state
 from sb3_trpo_plus.policies.distributions import action_distribution
 from sb3_trpo_plus.policies.observations import select, stack
+from sb3_trpo_plus.rollouts.checks import ObservationNotFiniteError
+from sb3_trpo_plus.rollouts.failures import raise_naming
 from sb3_trpo_plus.rollouts.sample import Sample, normalized
 
 Array = npt.NDArray[Any]
@@ -124,6 +126,7 @@ class VineTRPO(TRPO):
     :param fisher: "gauss_newton" or "empirical"
     :param kl_constraint: "mean" or "max"
     :param log_improvement_bound: Whether to log ``train/improvement_lower_bound``
+    :param on_nonfinite: as in :class:`~sb3_trpo_plus.TRPO`; an observation in a branch does not end the episode of the trunk
     :raises TypeError: the state of the environment can't be saved
     :raises ValueError: an argument is out of its range, or the environment does not come back exactly
     """
@@ -177,6 +180,7 @@ class VineTRPO(TRPO):
         fisher: str = "gauss_newton",
         kl_constraint: str = "mean",
         log_improvement_bound: bool = False,
+        on_nonfinite: str | None = None,
     ):
         super().__init__(
             policy,
@@ -210,6 +214,7 @@ class VineTRPO(TRPO):
             fisher=fisher,
             kl_constraint=kl_constraint,
             log_improvement_bound=log_improvement_bound,
+            on_nonfinite=on_nonfinite,
         )
         self.n_rollout_states = n_rollout_states
         self.n_actions = n_actions
@@ -234,7 +239,10 @@ class VineTRPO(TRPO):
         :return: False if the callback ended the training before all was collected
         """
         if self._checked_env is not env:
-            check_restorable(env)
+            try:
+                check_restorable(env)
+            except Exception as error:
+                raise_naming(error, env, "in a test of whether its state can be restored")
             self._checked_env = env
         self._vine = None
         callback.update_locals({"branching": False})
@@ -242,6 +250,9 @@ class VineTRPO(TRPO):
         trunk = _StateRecorder(env, {divmod(int(place), env.num_envs) for place in drawn})
         if not super().collect_rollouts(trunk, callback, rollout_buffer, n_rollout_steps):
             return False
+        if len(trunk.states) < len(trunk.places):
+            # It was given up, and the update will be skipped.
+            return True
 
         places = tuple(map(list, zip(*trunk.states, strict=True)))
         observations = obs_as_tensor(observations_at(rollout_buffer.observations, places), self.device)
@@ -250,7 +261,13 @@ class VineTRPO(TRPO):
         )
         own_actions = own_actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else own_actions.float()
         actions, log_proposal = self._propose(observations, own_actions, own_log_prob)
-        q = self._q_values(env, callback, list(trunk.states.values()), actions)
+        try:
+            q = self._q_values(env, callback, list(trunk.states.values()), actions)
+        except ObservationNotFiniteError as error:
+            if self.on_nonfinite != "skip":
+                raise
+            self._not_finite = str(error)
+            return True
         if q is None:
             return False
         advantages = q - self._baseline(observations, actions, log_proposal, q)

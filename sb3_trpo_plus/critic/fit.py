@@ -1,5 +1,6 @@
 """Fit of the critic: minibatch steps on the mean squared error between values and returns."""
 
+import copy
 import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from sb3_trpo_plus.policies.observations import parts_of, whole_of
 from sb3_trpo_plus.policies.plain import features, is_plain_buffer, plain_critic
 from sb3_trpo_plus.trust_region.flat import unflatten
 from sb3_trpo_plus.trust_region.mlp import Mlp, MlpRegression
+
+NOT_USABLE = "the critic was not finite in the end, and is as it was before. Lower learning_rate"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ def fit_critic(
     Regress the values on the returns by minibatch steps of the policy's optimiser on the mean squared error.
 
     Parameters that the critic shares with the actor are left as they are. A minibatch whose loss or gradient is not finite
-    ends the fit, before it changes the parameters or the optimiser's state.
+    ends the fit, before it changes the parameters or the optimiser's state. Where they, or the values, are not finite in the
+    end, the whole fit is undone.
 
     A plain MLP whose optimiser is Adam is fitted on one flat vector, without autograd; the optimiser's state is copied from
     and back to ``optimizer.state``.
@@ -75,6 +79,8 @@ def _fit_any(
     batch_size: int,
 ) -> CriticFit:
     losses, stopped = [], None
+    optimizer = policy.optimizer
+    before = [parameter.detach().clone() for parameter in critic_parameters], copy.deepcopy(optimizer.state_dict())
     for rollout in (minibatch for _ in range(n_epochs) for minibatch in rollout_buffer.get(batch_size)):
         loss = F.mse_loss(rollout.returns, policy.predict_values(rollout.observations).flatten())
         if not loss.requires_grad:
@@ -88,8 +94,20 @@ def _fit_any(
             _forget_gradients(policy, critic_parameters)
             break
         losses.append(loss.item())
-        policy.optimizer.step()
-    return CriticFit(float(np.mean(losses)) if losses else None, stopped)
+        optimizer.step()
+    if not losses:
+        return CriticFit(None, stopped)
+    # Evaluation mode: running statistics of a normalisation layer stay as they are.
+    policy.set_training_mode(False)
+    with th.no_grad():
+        state = [part for p in critic_parameters for part in optimizer.state.get(p, {}).values() if th.is_tensor(part)]
+        if not _all_finite(*critic_parameters, *state, policy.predict_values(rollout.observations)):
+            for parameter, value in zip(critic_parameters, before[0], strict=True):
+                parameter.copy_(value)
+            optimizer.load_state_dict(before[1])
+            _forget_gradients(policy, critic_parameters)
+            return CriticFit(None, NOT_USABLE)
+    return CriticFit(float(np.mean(losses)), stopped)
 
 
 def _forget_gradients(policy: ActorCriticPolicy, critic_parameters: Iterable[th.nn.Parameter]) -> None:
@@ -117,15 +135,20 @@ def _fit_mlp(
             break
         losses.append(loss)
         adam.step(regression.parameters, regression.gradient)
-    if losses:
-        with th.no_grad():
-            pieces = (unflatten(vector, network.parameters) for vector in (regression.parameters, regression.gradient))
-            for parameter, value, gradient in zip(network.parameters, *pieces, strict=True):
-                parameter.copy_(value)
-                # The last minibatch's gradient, as optimizer.step() would leave it.
-                parameter.grad = None if stopped else gradient.clone()
-        adam.write_back()
-    return CriticFit(float(np.mean(losses)) if losses else None, stopped)
+    if not losses:
+        return CriticFit(None, stopped)
+    last_gradient = regression.gradient.clone()
+    mean_square = regression.loss(inputs, th.zeros_like(targets))
+    if not (math.isfinite(mean_square) and _all_finite(regression.parameters, *adam.state)):
+        return CriticFit(None, NOT_USABLE)
+    with th.no_grad():
+        pieces = (unflatten(vector, network.parameters) for vector in (regression.parameters, last_gradient))
+        for parameter, value, gradient in zip(network.parameters, *pieces, strict=True):
+            parameter.copy_(value)
+            # The last minibatch's gradient, as optimizer.step() would leave it.
+            parameter.grad = None if stopped else gradient.clone()
+    adam.write_back()
+    return CriticFit(float(np.mean(losses)), stopped)
 
 
 @th.no_grad()
@@ -144,6 +167,10 @@ def _minibatches(
         # NumPy's global generator, as RolloutBuffer.get uses.
         order = th.as_tensor(np.random.permutation(len(inputs)), device=inputs.device)  # noqa: NPY002
         yield from zip(th.split(inputs[order], batch_size), th.split(targets[order], batch_size), strict=True)
+
+
+def _all_finite(*tensors: th.Tensor) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _same(parameters: Collection[th.nn.Parameter], others: Collection[th.nn.Parameter]) -> bool:

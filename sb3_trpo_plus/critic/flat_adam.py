@@ -89,6 +89,11 @@ class FlatAdam:
         self._lr, self._betas = float(group["lr"]), tuple(map(float, group["betas"]))
         self._weight_decay, self._eps = float(group["weight_decay"]), float(group["eps"])
 
+    @property
+    def state(self) -> tuple[th.Tensor, th.Tensor]:
+        """The running means of the gradient and of its square, flat."""
+        return self._mean, self._square
+
     def step(self, vector: th.Tensor, gradient: th.Tensor) -> None:
         """
         Take one step.

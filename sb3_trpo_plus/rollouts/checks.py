@@ -1,11 +1,15 @@
-"""Checks that the numbers of a rollout are finite."""
+"""Checks that the numbers of a rollout are finite, and that those which are not leave no trace."""
 
+import math
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_trpo_plus.policies.observations import parts_of
 
@@ -13,7 +17,143 @@ Array = npt.NDArray[Any]
 
 
 class NotFiniteError(ValueError):
-    """An observation, an output of the policy or an action is NaN or infinite."""
+    """An observation, a reward, an output of the policy or an action is NaN or infinite."""
+
+
+class ObservationNotFiniteError(NotFiniteError):
+    """An observation is NaN or infinite."""
+
+
+class Guard:
+    """
+    Finds the step in which environments give numbers that are not finite, and undoes what these did to the running statistics
+    of each ``VecNormalize`` around them, which would never recover.
+
+    :param env: the environments
+    """
+
+    def __init__(self, env: VecEnv) -> None:
+        self._watched = [(normaliser, _all_of(normaliser)) for normaliser in _normalisers(env)]
+        self.keep()
+
+    def keep(self) -> None:
+        """To be called before each step or reset. Updates assign new arrays, so that references to these keep the values."""
+        self._kept = [
+            (normaliser, normaliser.returns, [(one, one.mean, one.var, one.count) for one in all_statistics])
+            for normaliser, all_statistics in self._watched
+        ]
+
+    def look(self, rewards: Array, dones: Array, step: int) -> str | None:
+        """
+        To be called after each step.
+
+        :param rewards: that the step gave, shape (environments,)
+        :param dones: whether it ended an episode, shape (environments,)
+        :param step: its number in the rollout, from 1
+        :return: what is not finite, in a sentence; None if nothing is
+        :raises ObservationNotFiniteError: it is an observation that a ``VecNormalize`` got; others are seen by the policy
+        """
+        total = np.add.reduce(rewards)
+        for _, all_statistics in self._watched:
+            for statistics in all_statistics:
+                # The sum of a scalar takes ten times as long as the scalar.
+                total += np.add.reduce(statistics.var, axis=None) if isinstance(statistics.var, np.ndarray) else statistics.var
+        if math.isfinite(total):
+            return None
+        normaliser = self._put_back(dones)
+        if normaliser is None:
+            return _in_words(rewards, step)
+        words = observation_in_words(normaliser.old_obs, f"before step {step + 1} of the rollout")
+        if words is not None:
+            raise ObservationNotFiniteError(words)
+        return _in_words(normaliser.old_reward, step) or _overflow_in_words(normaliser, step)
+
+    def look_at_reset(self) -> None:
+        """
+        To be called after a reset.
+
+        :raises ObservationNotFiniteError: an observation that a ``VecNormalize`` got is not finite
+        """
+        normaliser = self._put_back(None)
+        if normaliser is not None:
+            words = observation_in_words(normaliser.old_obs, "after a reset")
+            raise ObservationNotFiniteError(words or "The first observations overflow the statistics of VecNormalize")
+
+    def _put_back(self, dones: Array | None) -> VecNormalize | None:
+        """
+        Give each ``VecNormalize`` one of whose statistics is not finite those that were kept.
+
+        :param dones: whether a step ended an episode, shape (environments,); None after a reset
+        :return: the innermost of them, which got the environments' own numbers; None if there is none
+        """
+        innermost = None
+        for normaliser, returns, all_statistics in self._kept:
+            if all(np.isfinite(statistics.var).all() for statistics, *_ in all_statistics):
+                continue
+            innermost = normaliser
+            for statistics, mean, var, count in all_statistics:
+                statistics.mean, statistics.var, statistics.count = mean, var, count
+            if dones is not None:
+                normaliser.returns = np.where(dones, 0.0, returns)
+        return innermost
+
+
+def _normalisers(env: VecEnv) -> Iterator[VecNormalize]:
+    while isinstance(env, VecEnvWrapper):
+        if isinstance(env, VecNormalize):
+            yield env
+        env = env.venv
+
+
+def _all_of(normaliser: VecNormalize) -> list[RunningMeanStd]:
+    of_observations: Any = getattr(normaliser, "obs_rms", None)
+    found = of_observations.values() if isinstance(of_observations, dict) else [of_observations]
+    return [one for one in (normaliser.ret_rms, *found) if isinstance(one, RunningMeanStd)]
+
+
+def _in_words(rewards: Array, step: int) -> str | None:
+    broken = np.flatnonzero(~np.isfinite(rewards))
+    if not broken.size:
+        return None
+    return f"Environment {broken[0]} gave a reward that is not finite in step {step} of the rollout: {rewards[broken[0]]}"
+
+
+def _overflow_in_words(normaliser: VecNormalize, step: int) -> str:
+    index = int(np.argmax(np.abs(normaliser.old_reward)))
+    return (
+        f"The statistics of VecNormalize overflow in step {step} of the rollout: the largest reward is environment {index}'s, "
+        f"{normaliser.old_reward[index]}"
+    )
+
+
+def observation_in_words(observations: Array | dict[str, Array], when: str) -> str | None:
+    """
+    What is not finite in the first of the observations of which something is not.
+
+    :param observations: of all environments
+    :param when: the step in words
+    :return: a sentence; None if all are finite
+    """
+    for name, array in named(observations):
+        for index, row in enumerate(array.reshape(len(array), -1)):
+            broken = np.flatnonzero(~np.isfinite(row))
+            if broken.size:
+                return (
+                    f"Environment {index} gave an {name} that is not finite {when}: {row[broken[0]]} at index "
+                    f"{broken[0]}, and {broken.size} such numbers in all. No action was taken on it, and the model is as it "
+                    "was: look for the cause in the environment (SB3's VecCheckNan finds the step that made it)"
+                )
+    return None
+
+
+def refuse_not_finite(observations: Any, when: str) -> None:
+    """
+    :param observations: of all environments
+    :param when: the step in words, for the message
+    :raises ObservationNotFiniteError: one is NaN or infinite
+    """
+    if not all(bool(np.isfinite(array).all()) for array in parts_of(observations).values()):
+        raise ObservationNotFiniteError(observation_in_words(observations, when))
 
 
 def refuse_to_act(observations: Array | dict[str, Array], policy: ActorCriticPolicy, when: str) -> NoReturn:
@@ -25,15 +165,9 @@ def refuse_to_act(observations: Array | dict[str, Array], policy: ActorCriticPol
     :param when: the step in words, for the message
     :raises NotFiniteError: always
     """
-    for name, array in named(observations):
-        for index, row in enumerate(array.reshape(len(array), -1)):
-            broken = np.flatnonzero(~np.isfinite(row))
-            if broken.size:
-                raise NotFiniteError(
-                    f"Environment {index} gave an {f'{name} that is'} not finite {when}: {row[broken[0]]} at index "
-                    f"{broken[0]}, and {broken.size} such numbers in all. No action was taken on it, and the model is as it "
-                    "was: look for the cause in the environment (SB3's VecCheckNan finds the step that made it)"
-                )
+    words = observation_in_words(observations, when)
+    if words is not None:
+        raise ObservationNotFiniteError(words)
     broken_parameter = first_broken_parameter(policy)
     cause = (
         f"its {broken_parameter} is not" if broken_parameter else "its outputs overflow, scale the observations (VecNormalize)"

@@ -18,6 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_trpo_plus.policies.plain import is_plain_buffer
 from sb3_trpo_plus.rollouts.acting import Acting, InOneBatch, StepByStep
 from sb3_trpo_plus.rollouts.callbacks import Locals, runs_known_code_alone
+from sb3_trpo_plus.rollouts.checks import Guard, NotFiniteError, ObservationNotFiniteError, refuse_not_finite
+from sb3_trpo_plus.rollouts.failures import raise_naming
 from sb3_trpo_plus.rollouts.fast_actor import Observations
 
 Array = npt.NDArray[Any]
@@ -35,6 +37,10 @@ class FastRollouts(OnPolicyAlgorithm):
     _is_policy_watched = False
     # Whether others draw from torch's generator between the steps; None: not known yet.
     _others_draw: bool | None = None
+    #: What becomes of observations and rewards that are not finite: "raise", "skip" or None, see ``TRPO``
+    on_nonfinite: str | None = None
+    # What of the last rollout was not finite, in a sentence, if that was no error.
+    _not_finite: str | None = None
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -49,6 +55,30 @@ class FastRollouts(OnPolicyAlgorithm):
         :return: False if the callback ended the training before the rollout was complete
         :raises NotFiniteError: an observation or an action is NaN or infinite; the environments are not stepped with it
         """
+        guard, self._not_finite = Guard(env), None
+        try:
+            return self._collect(env, callback, rollout_buffer, n_rollout_steps, guard)
+        except ObservationNotFiniteError as error:
+            # So that the next learn() begins with a reset.
+            self._last_obs = None
+            if self.on_nonfinite != "skip":
+                raise
+            self._not_finite = str(error)
+        except Exception as error:
+            raise_naming(error, env, f"in step {rollout_buffer.pos + 1} of the rollout", self._last_obs)
+        guard.keep()
+        self._last_obs = cast(Observations, env.reset())
+        guard.look_at_reset()
+        # Else a training whose environments have nothing else to give would not end.
+        refuse_not_finite(self._last_obs, "after a reset")
+        self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+        callback.on_rollout_end()
+        return True
+
+    def _collect(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int, guard: Guard
+    ) -> bool:
+        """:raises ObservationNotFiniteError: the rollout ends before its time"""
         assert self._last_obs is not None, "No previous observation was provided"
         gamma = self._present_gamma()
         self.policy.set_training_mode(False)
@@ -77,9 +107,11 @@ class FastRollouts(OnPolicyAlgorithm):
                 actions = acting.act(self._last_obs)
                 clipped_actions = within_bounds(self.policy, actions)
 
+                guard.keep()
                 new_obs, rewards, dones, infos = env.step(clipped_actions)
 
                 self.num_timesteps += env.num_envs
+                self._look(guard, rewards, dones, n_steps + 1)
 
                 shown.show(
                     acting,
@@ -125,12 +157,21 @@ class FastRollouts(OnPolicyAlgorithm):
 
         return True
 
+    def _look(self, guard: Guard, rewards: Array, dones: Array, step: int) -> None:
+        found = guard.look(rewards, dones, step)
+        if found is None:
+            return
+        if self.on_nonfinite == "raise":
+            self._last_obs = None
+            raise NotFiniteError(found)
+        self._not_finite = self._not_finite or found
+
     def _present_gamma(self) -> float:
         """The discount factor of the next rollout."""
         return self.gamma
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_is_policy_watched", "_others_draw"]
+        return [*super()._excluded_save_params(), "_is_policy_watched", "_others_draw", "_not_finite"]
 
 
 def within_bounds(policy: ActorCriticPolicy, actions: Array) -> Array:

@@ -30,6 +30,7 @@ class StepReport:
     :param direction: s, shape (number of parameters,); None where conjugate gradients found none
     :param slope: g's, of the surrogate along the direction
     :param curvature: s'As, of the quadratic model of the constrained KL along the direction, with the damping
+    :param damping_share: share of s'As that is damping, from 0 to 1: the KL of the step is about the rest of its limit
     """
 
     accepted: bool
@@ -46,6 +47,7 @@ class StepReport:
     direction: th.Tensor | None = None
     slope: float = 0.0
     curvature: float = 0.0
+    damping_share: float = 0.0
 
     @property
     def line_search_steps(self) -> int:
@@ -223,6 +225,7 @@ def _step(
         "direction": cg.solution,
         "slope": gradient.dot(cg.solution).item(),
         "curvature": along,
+        "damping_share": settings.damping * cg.solution.dot(cg.solution).item() / along,
     }
     if result.accepted is None:
         return unchanged(reason, **details)

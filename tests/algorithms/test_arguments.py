@@ -63,6 +63,7 @@ BAD: dict[str, list[Any]] = {
     "n_rollout_states": [*NO_FRACTIONS, 0],
     "n_actions": [one for one in NO_FRACTIONS if one is not None] + [0],
     "rollout_length": [one for one in NO_FRACTIONS if one is not None] + [0],
+    "on_nonfinite": ["ignore", 1, True, ["skip"]],
     "normalize_advantage": ["yes", None, 2, NAN],
     "log_improvement_bound": ["yes", None, 2],
     "bootstrap": ["yes", None, 2],

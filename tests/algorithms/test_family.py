@@ -417,3 +417,20 @@ def test_nothing_but_numbers_is_logged(member: str, name: str) -> None:
     assert len(seen) > 10
     for tag, value in seen:
         assert isinstance(value, (int, float, np.number)), (tag, value)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, -1e-3])
+@pytest.mark.parametrize("member", ["npg", "empirical", "adaptive", "vine with a critic"])
+def test_rate_that_becomes_unusable_changes_nothing(member: str, value: float) -> None:
+    now = [1e-3]
+    model = make(member, learning_rate=lambda progress: now[0]).learn(64)
+    collect(model)
+    before, state = parameters_of(model), copy.deepcopy(model.policy.optimizer.state_dict())
+    now[0] = value
+    with pytest.raises(ValueError, match=rf"learning_rate at progress_remaining=\S+ must be .* at least 0, but it is {value}"):
+        model.train()
+    assert all(th.equal(value, before[name]) for name, value in parameters_of(model).items())
+    assert str(model.policy.optimizer.state_dict()) == str(state)
+    now[0] = 1e-3
+    model.train()
+    assert all(value.isfinite().all() for value in parameters_of(model).values())

@@ -4,10 +4,11 @@ import warnings
 from typing import Any
 
 import pytest
+from gymnasium import spaces
 
 from sb3_trpo_plus import TRPO
 from sb3_trpo_plus.algorithms.skips import Skips
-from tests.conftest import collect, random_env
+from tests.conftest import RandomEnv, collect, random_env
 
 
 def warned(skips: Skips, causes: list[str]) -> list[str]:
@@ -69,6 +70,60 @@ def test_each_warning_is_shown_by_pythons_default_filter() -> None:
             skips.begin_update()
             skips.begin_update()
     assert len({str(warning.message) for warning in caught}) == len(caught) == 5
+
+
+def test_what_goes_on_is_told_after_ten_in_a_row_and_more_rarely_then() -> None:
+    skips, at = Skips(), []
+    for n in [*range(1, 100), 0, *range(1, 12)]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            skips.goes_on("stall", n > 0, "It stands still")
+        at += [(n, str(warning.message)) for warning in caught]
+    assert at == [(n, f"It stands still ({n} updates in a row)") for n in (10, 20, 40, 80, 10)]
+    assert skips.counts == {}, "nothing was skipped"
+
+
+def stalled(n_updates: int, env: Any, **kwargs: Any) -> tuple[Any, list[str]]:
+    """A model after some updates, and what was warned of."""
+    model: Any = TRPO("MlpPolicy", env, n_steps=32, batch_size=32, seed=0, n_critic_updates=1, device="cpu", **kwargs)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        model.learn(32 * n_updates)
+    return model, [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+
+
+def test_policy_that_never_moves_is_told_once_with_the_reason() -> None:
+    model, messages = stalled(12, random_env(), policy_kwargs={"log_std_init": -20})
+    assert not model.last_step.accepted
+    (message,) = messages
+    assert message.startswith("No step was taken: no step accepted (")
+    assert "so small that rounding alone changes it by more than target_kl: raise log_std_init" in message
+    assert message.endswith("(10 updates in a row)")
+
+
+def test_damping_that_makes_steps_short_is_told_once_with_its_share() -> None:
+    """The KL is a mean over the 1,000 actions, and so is the Fisher matrix; the damping is not."""
+    env = RandomEnv(spaces.Box(-2.0, 2.0, (4,)), spaces.Box(-1.0, 1.0, (1000,)))
+    model, messages = stalled(12, env)
+    (message,) = messages
+    assert "of s'(F + damping I)s is damping: lower cg_damping, which is 0.1 (10 updates in a row)" in message
+    logged, step = model.logger.name_to_value, model.last_step
+    assert step.accepted
+    assert logged["train/kl_used"] == step.mean_kl / 0.01 < 0.1
+    assert logged["train/damping_share"] == step.damping_share > 0.9
+    lighter, messages = stalled(12, env, cg_damping=1e-5)
+    assert messages == []
+    assert lighter.logger.name_to_value["train/kl_used"] > 0.5
+
+
+def test_training_that_goes_well_is_told_nothing_of() -> None:
+    assert stalled(12, random_env())[1] == []
+
+
+def test_schedule_that_ends_at_no_step_is_no_stall() -> None:
+    model, messages = stalled(12, random_env(), target_kl=lambda progress: 0.01 if progress == 1 else 0.0)
+    assert messages == []
+    assert model.logger.name_to_value["train/kl_used"] == 0
 
 
 def test_models_count_their_own_and_log_it() -> None:

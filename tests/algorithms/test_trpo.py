@@ -345,6 +345,7 @@ LOGGED = {
     "policy_objective", "kl_divergence_loss", "is_line_search_success", "value_loss", "explained_variance", "std", "n_updates",
     "learning_rate", "expected_improvement", "improvement_ratio", "kl_mean", "kl_max", "cg_iterations", "cg_residual",
     "step_size", "line_search_steps", "entropy", "gradient_norm", "target_kl", "ent_coef", "gamma",
+    "kl_used", "damping_share",
 }  # fmt: skip
 
 
@@ -372,6 +373,8 @@ def test_logs_have_the_documented_tags_and_true_numbers(tmp_path: Path, spy: Cal
         "cg_iterations": report.cg_iterations,
         "cg_residual": report.cg_relative_residual,
         "gradient_norm": report.gradient_norm,
+        "kl_used": report.mean_kl / 0.03,
+        "damping_share": report.damping_share,
         "std": std,
         "n_updates": 2,
     }

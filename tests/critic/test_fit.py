@@ -214,3 +214,37 @@ def test_broken_fit_is_a_warning_and_a_count() -> None:
     with pytest.warns(UserWarning, match="critic's fit stopped early: a minibatch has loss inf"):
         model._fit_critic([p for name, p in model.policy.named_parameters() if "value" not in name])
     assert model._skips.counts == {"critic_fit": 1}
+
+
+@pytest.mark.parametrize("rate", [1e38, float("inf")])
+@pytest.mark.parametrize("minibatches", [1, 2, 3])
+@pytest.mark.parametrize("flat", [True, False])
+def test_fit_whose_critic_would_not_be_finite_is_undone(flat: bool, minibatches: int, rate: float) -> None:
+    """The rate of the optimiser is what a callback has made of it, after the schedule's was looked at."""
+    model = make()
+    fit(model, flat=flat)
+    before = copy.deepcopy(model.policy.state_dict()), copy.deepcopy(model.policy.optimizer.state_dict()["state"])
+    model.policy.optimizer.param_groups[0]["lr"] = rate
+    found = fit(model, n_epochs=1, batch_size=96 // minibatches, flat=flat)
+    assert found == fitting.CriticFit(None, fitting.NOT_USABLE)
+    assert all(th.equal(value, before[0][name]) for name, value in model.policy.state_dict().items())
+    after = model.policy.optimizer.state_dict()["state"]
+    assert after.keys() == before[1].keys()
+    assert all(th.equal(value, before[1][i][name]) for i, of in after.items() for name, value in of.items())
+    assert all(parameter.grad is None for parameter in model.policy.parameters())
+    model.policy.optimizer.param_groups[0]["lr"] = 1e-3
+    assert fit(model, flat=flat).stopped is None
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_fit_that_would_spoil_adams_averages_is_undone(flat: bool) -> None:
+    """The gradient is finite and its square is not: Adam would not move for good."""
+    model = make()
+    fit(model, flat=flat)
+    before = copy.deepcopy(model.policy.state_dict())
+    next(model.rollout_buffer.get())
+    model.rollout_buffer.returns[:] = 1.2e19
+    found = fit(model, n_epochs=1, batch_size=96, flat=flat)
+    assert found.stopped is not None
+    assert all(th.equal(value, before[name]) for name, value in model.policy.state_dict().items())
+    assert all(state["exp_avg_sq"].isfinite().all() for state in model.policy.optimizer.state.values())

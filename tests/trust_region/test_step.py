@@ -53,6 +53,9 @@ def test_damping_enters_the_direction_and_the_step() -> None:
     step = math.sqrt(2 * 0.01 / (direction @ (a + th.eye(2)) @ direction).item())
     th.testing.assert_close(theta.detach(), step * direction)
     assert report.step_size == pytest.approx(step)
+    of_damping, of_fisher = (direction @ direction).item(), (direction @ a @ direction).item()
+    assert report.damping_share == pytest.approx(of_damping / (of_damping + of_fisher))
+    assert report.mean_kl == pytest.approx(0.01 * (1 - report.damping_share)), "the rest is the KL's"
 
 
 @pytest.mark.parametrize(
