@@ -66,6 +66,8 @@ def backtrack(
     If no j below ``max_tries`` qualifies, or ``evaluate`` raises, the parameters are put back as they were, to the bit. Their
     storage stays the same in any case.
 
+    A candidate whose numbers or parameters are not finite does not qualify.
+
     Source: Schulman et al., "Trust Region Policy Optimization", 2015, appendix C.
 
     :param parameters: tensors to move, in place
@@ -91,9 +93,11 @@ def backtrack(
                 parameter.data = original + scale * change
             candidate = evaluate()
             tried.append((scale, candidate))
-            if not candidate.is_finite:
+            kl = getattr(candidate, constrained)
+            # A saturated activation makes finite outputs of infinite parameters.
+            if not (candidate.is_finite and math.isfinite(kl) and all(bool(p.isfinite().all()) for p in parameters)):
                 failures["not finite"] += 1
-            elif getattr(candidate, constrained) > max_kl:
+            elif kl > max_kl:
                 failures["KL above the limit"] += 1
             elif candidate.surrogate <= surrogate_old:
                 failures["surrogate not improved"] += 1

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch as th
 
@@ -199,15 +200,19 @@ def _step(
     if not math.isfinite(surrogate_old):
         return unchanged("the surrogate objective is not finite")
     if not math.isfinite(norm):
-        return unchanged("the gradient of the surrogate objective is not finite")
+        how = "too large" if th.isfinite(gradient).all() else "not finite"
+        return unchanged(f"the gradient of the surrogate objective is {how}")
     if norm == 0.0:
-        return unchanged("the gradient of the surrogate objective is zero")
+        return unchanged(f"the gradient of the surrogate objective is {'too small' if gradient.any() else 'zero'}")
 
     def damped(vector: th.Tensor) -> th.Tensor:
         return fisher(vector).add_(vector, alpha=settings.damping)
 
     cg = conjugate_gradient(damped, gradient, settings.cg_max_steps, settings.cg_residual_tol)
     found = {"cg_iterations": cg.iterations, "cg_relative_residual": cg.relative_residual}
+    if not th.isfinite(cg.product).all():
+        cause = cg.breakdown or "it is too large, or the product of the Fisher matrix with it is not finite"
+        return unchanged(f"conjugate gradients found no direction: {cause}", **found)
     along = curvature(cg.solution, cg.product)
     if not (math.isfinite(along) and along > 0):
         cause = cg.breakdown or f"s'As is {along:.3g}, the gradient is too small or too large"
@@ -219,13 +224,14 @@ def _step(
         return unchanged("the largest step is not finite", **found)
     result = search(full_step)
     reason = result.reason if cg.breakdown is None else f"{result.reason}; conjugate gradients stopped early: {cg.breakdown}"
-    details = {
+    details: dict[str, Any] = {
         **found,
         "tried": tuple((scale * size, candidate) for scale, candidate in result.tried),
         "direction": cg.solution,
-        "slope": gradient.dot(cg.solution).item(),
+        # Of a gradient of unit length, as the product of two large vectors overflows.
+        "slope": norm * (gradient / norm).dot(cg.solution).item(),
         "curvature": along,
-        "damping_share": settings.damping * cg.solution.dot(cg.solution).item() / along,
+        "damping_share": _share_of(settings.damping, th.linalg.vector_norm(cg.solution).item(), along),
     }
     if result.accepted is None:
         return unchanged(reason, **details)
@@ -238,5 +244,10 @@ def _step(
         mean_kl=result.accepted.mean_kl,
         max_kl=result.accepted.max_kl,
         step_size=result.scale * size,
-        **details,  # type: ignore[arg-type]
+        **details,
     )
+
+
+def _share_of(damping: float, norm: float, curvature: float) -> float:
+    """damping s's / s'As, where rounding may make F indefinite along s, or the norm of s overflow."""
+    return min(1.0, damping * norm * norm / curvature) if damping > 0 else 0.0

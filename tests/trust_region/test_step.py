@@ -250,3 +250,20 @@ def test_natural_gradient_step_to_a_policy_that_is_not_finite_is_not_taken(candi
     assert not report.accepted
     assert "not finite" in report.reason
     assert th.equal(theta.detach(), before)
+
+
+def test_candidate_without_a_maximum_is_refused_where_that_is_limited() -> None:
+    theta = th.nn.Parameter(th.zeros(2))
+    result = backtrack([theta], th.ones(2), lambda: Candidate(1.0, 0.0, math.nan), 0.0, 0.01, 0.5, 3, constrained="max_kl")
+    assert result.accepted is None
+    assert result.reason == "no step accepted (not finite 3x)"
+    assert theta.tolist() == [0.0, 0.0]
+
+
+def test_parameters_that_overflow_are_refused_though_the_outputs_are_finite() -> None:
+    """As with a saturated activation: tanh of infinity is 1."""
+    theta = th.nn.Parameter(th.full((2,), 3e38))
+    result = backtrack([theta], theta.detach().clone(), lambda: Candidate(1.0, 0.0, 0.0), 0.0, 0.01, 1e-3, 2)
+    assert [scale for scale, _ in result.tried] == [1.0, 1e-3]
+    assert result.accepted is not None
+    assert theta.isfinite().all()
