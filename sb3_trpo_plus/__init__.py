@@ -6,6 +6,7 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy as CnnPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy as MlpPolicy
 from stable_baselines3.common.policies import MultiInputActorCriticPolicy as MultiInputPolicy
 
+from sb3_trpo_plus.algorithms.checkpoint import TrainingCheckpoint
 from sb3_trpo_plus.algorithms.npg import NPG
 from sb3_trpo_plus.algorithms.ppo_penalty import PPOPenalty
 from sb3_trpo_plus.algorithms.trpo import TRPO
@@ -22,6 +23,7 @@ __all__ = [
     "MlpPolicy",
     "MultiInputPolicy",
     "PPOPenalty",
+    "TrainingCheckpoint",
     "VineTRPO",
     "load_vec_normalize",
     "save_vec_normalize",

@@ -40,6 +40,7 @@ from sb3_trpo_plus.algorithms.arguments import (
     or_none,
     scheduled,
 )
+from sb3_trpo_plus.algorithms.resuming import Resumable
 from sb3_trpo_plus.algorithms.skips import Skips
 from sb3_trpo_plus.algorithms.threads import at_most_useful_threads
 from sb3_trpo_plus.critic.fit import fit_critic
@@ -49,7 +50,6 @@ from sb3_trpo_plus.policies.actor import hold_actor, refresh_running_statistics
 from sb3_trpo_plus.policies.distributions import distribution_put_back
 from sb3_trpo_plus.policies.observations import every
 from sb3_trpo_plus.rollouts.checks import Guard, NotFiniteError, ObservationNotFiniteError, first_not_finite
-from sb3_trpo_plus.rollouts.collection import FastRollouts
 from sb3_trpo_plus.rollouts.failures import raise_naming
 from sb3_trpo_plus.rollouts.sample import Sample, normalized
 
@@ -58,7 +58,7 @@ EQUAL_ADVANTAGES = ("equal_advantages", "all advantages of the rollout are equal
 SelfKLControlled = TypeVar("SelfKLControlled", bound="KLControlled")
 
 
-class KLControlled(FastRollouts):
+class KLControlled(Resumable):
     """
     An abstract on-policy actor-critic whose policy updates control KL(old || new).
 

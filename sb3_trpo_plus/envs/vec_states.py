@@ -53,8 +53,8 @@ def get_vec_state(vec_env: VecEnv, index: int) -> VecState:
     :param index: of the environment
     :raises TypeError: the environment can't be reached, or something in it can't be copied
     """
-    rows = [_rows(vars(wrapper), index, vec_env.num_envs) or {} for wrapper in _wrappers(vec_env)]
-    return VecState(_call(vec_env, index, get_state), class_names(_wrappers(vec_env)), tuple(rows))
+    rows = [_rows(vars(wrapper), index, vec_env.num_envs) or {} for wrapper in wrappers_of(vec_env)]
+    return VecState(call_in(vec_env, index, get_state), class_names(wrappers_of(vec_env)), tuple(rows))
 
 
 def set_vec_state(vec_env: VecEnv, index: int, state: VecState) -> None:
@@ -67,10 +67,10 @@ def set_vec_state(vec_env: VecEnv, index: int, state: VecState) -> None:
     :raises TypeError: the environment can't be reached
     :raises ValueError: the state is of other wrappers or another environment
     """
-    wrappers = list(_wrappers(vec_env))
+    wrappers = list(wrappers_of(vec_env))
     if class_names(wrappers) != state.wrappers:
         raise ValueError(f"A state with the VecEnv wrappers {state.wrappers} can't be restored in {class_names(wrappers)}")
-    _call(vec_env, index, set_state, state.env)
+    call_in(vec_env, index, set_state, state.env)
     for wrapper, rows in zip(wrappers, state.rows, strict=True):
         vars(wrapper).update(_with_rows(vars(wrapper), rows, index, vec_env.num_envs))
 
@@ -89,9 +89,9 @@ def branching(vec_env: VecEnv) -> Iterator[Callable[[], AbstractContextManager[N
     :raises TypeError: an environment can't be reached
     """
     base = vec_env.unwrapped
-    normalisers = [(one, "training", one.training) for one in _wrappers(vec_env) if isinstance(one, VecNormalize)]
+    normalisers = [(one, "training", one.training) for one in wrappers_of(vec_env) if isinstance(one, VecNormalize)]
     for_now: list[tuple[Any, str, Any]] = [(base, "reset_infos", list(base.reset_infos))]
-    for wrapper in _wrappers(vec_env):
+    for wrapper in wrappers_of(vec_env):
         if isinstance(wrapper, VecNormalize):
             for_now.append((wrapper, "training", False))
         elif isinstance(wrapper, VecMonitor):
@@ -101,8 +101,8 @@ def branching(vec_env: VecEnv) -> Iterator[Callable[[], AbstractContextManager[N
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
         for index in range(vec_env.num_envs):
-            _call(vec_env, index, _mute)
-            stack.callback(_call, vec_env, index, _unmute)
+            call_in(vec_env, index, _mute)
+            stack.callback(call_in, vec_env, index, _unmute)
         yield lambda: _attributes_at(normalisers)
 
 
@@ -144,7 +144,7 @@ def check_restorable(vec_env: VecEnv, n_steps: int = 20) -> None:
                     for index, outcome in enumerate(outcomes):
                         if outcome != again[(index + shift) % vec_env.num_envs]:
                             raise ValueError(
-                                f"{_call(vec_env, index, name_of)} does not come back exactly when its state is restored"
+                                f"{call_in(vec_env, index, name_of)} does not come back exactly when its state is restored"
                                 f"{where}: of the same {n_steps} actions, number {step} had another outcome. Part of its "
                                 f"state is not in its attributes, or a wrapper's is not. {ADVICE}"
                             )
@@ -211,7 +211,7 @@ def _unmute(env: Env) -> None:
                 del getattr(layer, name)[muted.finished :]
 
 
-def _call(vec_env: VecEnv, index: int, function: Callable[..., Any], *args: Any) -> Any:
+def call_in(vec_env: VecEnv, index: int, function: Callable[..., Any], *args: Any) -> Any:
     """Call a function with one of the environments, in the process that it lives in."""
     base = vec_env.unwrapped
     if isinstance(base, DummyVecEnv):
@@ -243,7 +243,7 @@ def _check_reachable(base: VecEnv, index: int) -> None:
     )
 
 
-def _wrappers(vec_env: VecEnv) -> Iterator[VecEnvWrapper]:
+def wrappers_of(vec_env: VecEnv) -> Iterator[VecEnvWrapper]:
     while isinstance(vec_env, VecEnvWrapper):
         yield vec_env
         vec_env = vec_env.venv
