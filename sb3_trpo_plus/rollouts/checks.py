@@ -60,13 +60,15 @@ class Guard:
                 total += np.add.reduce(statistics.var, axis=None) if isinstance(statistics.var, np.ndarray) else statistics.var
         if math.isfinite(total):
             return None
-        normaliser = self._put_back(dones)
+        normaliser, by_observations = self._put_back(dones)
         if normaliser is None:
             return _in_words(rewards, step)
-        words = observation_in_words(normaliser.old_obs, f"before step {step + 1} of the rollout")
-        if words is not None:
-            raise ObservationNotFiniteError(words)
-        return _in_words(normaliser.old_reward, step) or _overflow_in_words(normaliser, step)
+        if by_observations:
+            when = f"before step {step + 1} of the rollout"
+            raise ObservationNotFiniteError(
+                observation_in_words(normaliser.old_obs, when) or _too_large(normaliser.old_obs, when)
+            )
+        return _in_words(normaliser.old_reward, step) or _too_large(normaliser.old_reward, f"in step {step} of the rollout")
 
     def look_at_reset(self) -> None:
         """
@@ -74,28 +76,32 @@ class Guard:
 
         :raises ObservationNotFiniteError: an observation that a ``VecNormalize`` got is not finite
         """
-        normaliser = self._put_back(None)
+        normaliser, _ = self._put_back(None)
         if normaliser is not None:
-            words = observation_in_words(normaliser.old_obs, "after a reset")
-            raise ObservationNotFiniteError(words or "The first observations overflow the statistics of VecNormalize")
+            when = "after a reset"
+            raise ObservationNotFiniteError(
+                observation_in_words(normaliser.old_obs, when) or _too_large(normaliser.old_obs, when)
+            )
 
-    def _put_back(self, dones: Array | None) -> VecNormalize | None:
+    def _put_back(self, dones: Array | None) -> tuple[VecNormalize | None, bool]:
         """
         Give each ``VecNormalize`` one of whose statistics is not finite those that were kept.
 
         :param dones: whether a step ended an episode, shape (environments,); None after a reset
-        :return: the innermost of them, which got the environments' own numbers; None if there is none
+        :return: the innermost of them, which got the environments' own numbers, or None if there is none; and whether it was
+            observations that spoilt it
         """
-        innermost = None
+        innermost, by_observations = None, False
         for normaliser, returns, all_statistics in self._kept:
-            if all(np.isfinite(statistics.var).all() for statistics, *_ in all_statistics):
+            broken = [statistics for statistics, *_ in all_statistics if not np.isfinite(statistics.var).all()]
+            if not broken:
                 continue
-            innermost = normaliser
+            innermost, by_observations = normaliser, any(one is not normaliser.ret_rms for one in broken)
             for statistics, mean, var, count in all_statistics:
                 statistics.mean, statistics.var, statistics.count = mean, var, count
             if dones is not None:
                 normaliser.returns = np.where(dones, 0.0, returns)
-        return innermost
+        return innermost, by_observations
 
 
 def _normalisers(env: VecEnv) -> Iterator[VecNormalize]:
@@ -118,12 +124,14 @@ def _in_words(rewards: Array, step: int) -> str | None:
     return f"Environment {broken[0]} gave a reward that is not finite in step {step} of the rollout: {rewards[broken[0]]}"
 
 
-def _overflow_in_words(normaliser: VecNormalize, step: int) -> str:
-    index = int(np.argmax(np.abs(normaliser.old_reward)))
-    return (
-        f"The statistics of VecNormalize overflow in step {step} of the rollout: the largest reward is environment {index}'s, "
-        f"{normaliser.old_reward[index]}"
-    )
+def _too_large(numbers: Array | dict[str, Array], when: str) -> str:
+    """For finite numbers whose squares are not."""
+    largest: dict[int, float] = {}
+    for part in parts_of(numbers).values():
+        for index, row in enumerate(np.abs(part).reshape(len(part), -1)):
+            largest[index] = max(largest.get(index, 0.0), float(row.max()))
+    index = max(largest, key=lambda one: largest[one])
+    return f"Environment {index} gave a number {when} that the statistics of VecNormalize can't hold: {largest[index]:.3g}"
 
 
 def observation_in_words(observations: Array | dict[str, Array], when: str) -> str | None:

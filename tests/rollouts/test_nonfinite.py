@@ -203,9 +203,17 @@ def test_rewards_whose_squares_overflow_are_told_and_leave_no_trace() -> None:
 
     env = VecNormalize(Wide([lambda: RandomEnv(OBSERVATION_SPACES["box"], ACTION_SPACES["box"])] * 2))
     model = make(env)
-    with pytest.warns(UserWarning, match="statistics of VecNormalize overflow in step 1 .* environment 1's, 1e"):
+    with pytest.warns(UserWarning, match="Environment 1 gave a number in step 1 .* can't hold: 1e"):
         model.learn(16)
     assert_finite(model, env)
+
+
+@pytest.mark.parametrize("mode", ["raise", None])
+def test_observation_whose_square_overflows_is_an_error(mode: str | None) -> None:
+    env = envs("observation", 3e38, at=range(5, 10_000))
+    with pytest.raises(ObservationNotFiniteError, match=r"Environment 1 gave a number before step 6 .* can't hold: 3e"):
+        make(env, on_nonfinite=mode).learn(24)
+    assert all(np.isfinite(part).all() for part in numbers_of(env))
 
 
 def test_each_of_several_normalisers_is_looked_after() -> None:
