@@ -14,7 +14,7 @@ usage: sb3-trpo-plus COMMAND [ARGUMENTS]
 
 RL Zoo's commands, with this package's algorithms (COMMAND --help lists their arguments). --algo is trpo, which is the default,
 npg, trpo_vine, ppo_penalty, or any of RL Zoo's; the log folder is -f logs:
-  train            train an agent, or search for hyperparameters with -optimize
+  train            train an agent, go on with the last training with --resume, or search for hyperparameters with -optimize
   enjoy            watch a trained agent
   record_video     film a trained agent
   record_training  film the agents of a training, one after the other

@@ -4,6 +4,8 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -11,12 +13,20 @@ from rl_zoo3.enjoy import enjoy as _enjoy
 from rl_zoo3.train import train as _train
 
 import sb3_trpo_plus.zoo  # noqa: F401  (registers)
-from sb3_trpo_plus.command_line.runs import look_here_too, of_newest_run, with_defaults
+from sb3_trpo_plus.command_line.runs import asks_for_help, given, look_here_too, newest_run, of_newest_run, with_defaults
+from sb3_trpo_plus.zoo.going_on import CHECKPOINTS, going_on_with
+
+RESUME = "--resume"
 
 
 def train(arguments: list[str]) -> None:
-    """RL Zoo's ``train``; the algorithm is ours if none is named."""
-    _run("train", _train, with_defaults(arguments))
+    """RL Zoo's ``train``; the algorithm is ours if none is named. With ``--resume`` it goes on with the newest run."""
+    resumes, filled = RESUME in arguments, with_defaults([word for word in arguments if word != RESUME])
+    if asks_for_help(arguments):
+        print(f"{RESUME}: go on with the newest run of --algo and --env that has checkpoints, as if it had never stopped\n")
+    run = run_to_resume(filled) if resumes and not asks_for_help(arguments) else None
+    with going_on_with(run) if run is not None else nullcontext():
+        _run("train", _train, filled)
 
 
 def enjoy(arguments: list[str]) -> None:
@@ -37,6 +47,18 @@ def plot_from_file(arguments: list[str]) -> None:
 def all_plots(arguments: list[str]) -> None:
     """RL Zoo's ``all_plots``; without a screen, into files."""
     _plot("all_plots", arguments)
+
+
+def run_to_resume(arguments: list[str]) -> Path:
+    """
+    The folder of the newest run that has checkpoints.
+
+    :param arguments: of ``train``, with our defaults
+    :raises SystemExit: there is none
+    """
+    asked = given(arguments)
+    number = newest_run(asked.folder, asked.algo, asked.env, f"{CHECKPOINTS}/checkpoint_*_steps.zip")
+    return Path(asked.folder, asked.algo, f"{asked.env}_{number}")
 
 
 def _run(command: str, run: Callable[[], Any], arguments: list[str]) -> None:

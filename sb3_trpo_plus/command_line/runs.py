@@ -33,7 +33,7 @@ def given(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--algo", default="trpo")
     parser.add_argument("--env", default="CartPole-v1", type=EnvironmentName)
-    parser.add_argument("-f", "--folder", default=LOGS)
+    parser.add_argument("-f", "--folder", "--log-folder", default=LOGS)
     parser.add_argument("--exp-id", default=0, type=int)
     parser.add_argument("--load-best", action="store_true")
     parser.add_argument("--load-checkpoint", type=int)
