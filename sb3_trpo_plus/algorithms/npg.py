@@ -314,8 +314,8 @@ class NPG(KLControlled):
         self._skips.goes_on(
             "damped",
             report.accepted and report.damping_share > MOSTLY and used < 1 - MOSTLY,
-            f"A step used {used:.1%} of target_kl, because {report.damping_share:.1%} of s'(F + damping I)s is damping: lower "
-            f"cg_damping, which is {self.cg_damping:g}",
+            f"A step used {used:.1%} of target_kl, because {report.damping_share:.1%} of s'(F + damping I)s is damping: with "
+            f"a lower cg_damping than {self.cg_damping:g} steps are longer, which need not be better (docs/trust_region.md)",
         )
 
     def _log_refusal(self, report: StepReport) -> None:

@@ -250,8 +250,8 @@ class VineTRPO(TRPO):
         trunk = _StateRecorder(env, {divmod(int(place), env.num_envs) for place in drawn})
         if not super().collect_rollouts(trunk, callback, rollout_buffer, n_rollout_steps):
             return False
-        if len(trunk.states) < len(trunk.places):
-            # It was given up, and the update will be skipped.
+        if self._not_finite is not None:
+            # The update will be skipped, so there is nothing that branches could be for.
             return True
 
         places = tuple(map(list, zip(*trunk.states, strict=True)))

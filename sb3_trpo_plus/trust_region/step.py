@@ -210,7 +210,7 @@ def _step(
 
     cg = conjugate_gradient(damped, gradient, settings.cg_max_steps, settings.cg_residual_tol)
     found = {"cg_iterations": cg.iterations, "cg_relative_residual": cg.relative_residual}
-    if not th.isfinite(cg.product).all():
+    if not (math.isfinite(cg.relative_residual) and th.isfinite(cg.product).all()):
         cause = cg.breakdown or "it is too large, or the product of the Fisher matrix with it is not finite"
         return unchanged(f"conjugate gradients found no direction: {cause}", **found)
     along = curvature(cg.solution, cg.product)
