@@ -5,7 +5,7 @@ import io
 import math
 import pathlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -18,7 +18,7 @@ from stable_baselines3.common.policies import (
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.save_util import data_to_json, load_from_zip_file
+from stable_baselines3.common.save_util import data_to_json
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import explained_variance
 
@@ -34,8 +34,10 @@ from sb3_trpo_plus.algorithms.arguments import (
     Range,
     check_for_sb3,
     check_learn,
+    check_names,
     check_parameters,
     checked,
+    names_of,
     one_of,
     or_none,
     scheduled,
@@ -44,8 +46,9 @@ from sb3_trpo_plus.algorithms.resuming import Resumable
 from sb3_trpo_plus.algorithms.skips import Skips
 from sb3_trpo_plus.algorithms.threads import at_most_useful_threads
 from sb3_trpo_plus.critic.fit import fit_critic
+from sb3_trpo_plus.files.archive import find
 from sb3_trpo_plus.files.atomic import path_to_write, write_whole
-from sb3_trpo_plus.files.models import find, read_objects
+from sb3_trpo_plus.files.models import named, read_model, read_parameters
 from sb3_trpo_plus.policies.actor import hold_actor, refresh_running_statistics
 from sb3_trpo_plus.policies.distributions import distribution_put_back
 from sb3_trpo_plus.policies.observations import every
@@ -365,7 +368,7 @@ class KLControlled(Resumable):
         """
         parameters = load_path_or_dict
         if not isinstance(parameters, dict):
-            _, parameters, _ = load_from_zip_file(parameters, device=device, load_data=False)
+            parameters = read_parameters(find(parameters), type(self))
         check_parameters(parameters)
         before: Any = copy.deepcopy(self.get_parameters())
         try:
@@ -383,22 +386,32 @@ class KLControlled(Resumable):
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
         force_reset: bool = True,
+        *,
+        safe_globals: Collection[Any] = (),
+        trust: bool = False,
         **kwargs: Any,
     ) -> SelfKLControlled:
         """
         Load a model that this class saved; ``TRPO`` reads those of ``sb3_contrib.TRPO`` too, the Gym years' (2021) included.
 
-        Arguments as in ``BaseAlgorithm.load``.
+        The file is read as data: nothing that it has is run. Arguments as in ``BaseAlgorithm.load``, and two for what is not
+        data.
 
+        :param safe_globals: classes and functions of yours that the file may name, make and call: a policy, a features
+            extractor, a schedule. The file decides what they are called with
+        :param trust: whether to unpickle whatever the file has, as SB3 does, which may run any code
         :return: a new model
         :raises FileNotFoundError: there is no such file
-        :raises ValueError: the file is damaged, was saved by another algorithm, or holds an object that can't be read
+        :raises UnsafeFileError: the file has something that is not data, or needs code that is not listed
+        :raises ModelFileError: the file is damaged, was saved by another algorithm, or has values of the wrong kind
         """
         path = find(path)
         # SB3 compares given policy_kwargs with the stored ones, which must therefore be read in any case.
         replaced = {name: value for name, value in kwargs.items() if name != "policy_kwargs"} | (custom_objects or {})
-        objects = read_objects(path, cls, cls._told_by, replaced)
-        return super().load(path, env, device, objects, print_system_info, force_reset, **kwargs)
+        saved = read_model(path, cls, cls._told_by, replaced, safe_globals, trust)
+        check_names(kwargs, names_of(cls) | set(saved.objects) - set(kwargs), f"{cls.__name__}.load()")
+        with named(path):
+            return super().load(saved.archive, env, device, saved.objects, print_system_info, force_reset, **kwargs)
 
     def save(
         self,

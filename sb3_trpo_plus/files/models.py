@@ -1,114 +1,218 @@
 """
-Reading saved models: this package's, sb3-contrib's, and those saved with Gym, the predecessor of Gymnasium.
+Reading saved models as data: this package's, sb3-contrib's, and those saved with Gym, the predecessor of Gymnasium.
 
-SB3 saves a model as a zip with a JSON member ``data``, in which objects that JSON can't represent are base64 pickles. Here
-they are unpickled, and passed to SB3's loader as ``custom_objects``, so that it unpickles none itself.
+SB3 saves a model as a zip with a JSON member ``data``, in which objects that JSON can't represent are base64 pickles, and with
+tensors in ``.pth`` members. All are read here without running anything of the file's, checked, and passed on to SB3's loader
+as objects and a clean archive in memory: SB3 unpickles nothing.
 """
 
 import base64
+import binascii
 import io
 import json
-import pathlib
-import warnings
 import zipfile
-import zlib
-from typing import Any
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.save_util import open_path
 
+from sb3_trpo_plus.files.archive import ModelFile, name_of, read_model_archive
+from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
+from sb3_trpo_plus.files.fields import FIELDS, Allowed, check_field, check_sizes
 from sb3_trpo_plus.files.gym_years import unpickle
-
-ModelFile = str | pathlib.Path | io.BufferedIOBase
-
-# Objects without which a model would act or learn differently from the saved one; learn() recreates all others.
-NEEDED = (
-    "policy_class", "policy_kwargs", "observation_space", "action_space", "learning_rate", "rollout_buffer_class",
-    "rollout_buffer_kwargs",
-)  # fmt: skip
+from sb3_trpo_plus.files.rebuild import rebuilt
+from sb3_trpo_plus.files.weights import check_weights, read_state_dicts, state_in
 
 # Which algorithm saved a file: the one of the first name found in its data. Old files of NPG also have TRPO's attributes.
 TOLD_BY = {
     "n_rollout_states": "VineTRPO", "step_size": "NPG", "penalty": "PPOPenalty", "line_search_max_iter": "TRPO",
-    "clip_range": "PPO",
+    "clip_range": "PPO", "target_entropy": "SAC", "target_policy_noise": "TD3", "exploration_rate": "DQN",
 }  # fmt: skip
-# Members that SB3 writes to the zip beside "data".
-TENSORS = {"policy.pth", "policy.optimizer.pth"}
+# Attributes that no file decides: where learn() writes, what it runs on, and what SB3 makes anew.
+NOT_THE_FILES = {
+    "env", "tensorboard_log", "device", "policy", "rollout_buffer", "replay_buffer", "lr_schedule", "_logger",
+    "_custom_logger", "_vec_normalize_env", "_episode_storage",
+}  # fmt: skip
 
 
-def read_objects(
-    path: ModelFile, algorithm: type[BaseAlgorithm], told_by: str, custom_objects: dict[str, Any] | None = None
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SavedModel:
     """
-    Unpickle the objects in a saved model, for ``BaseAlgorithm.load``.
+    A model file that was read.
+
+    :param objects: the attributes by name, for ``custom_objects``
+    :param archive: a zip with the names of those attributes and with the tensors, for ``BaseAlgorithm.load``
+    """
+
+    objects: dict[str, Any]
+    archive: io.BytesIO
+
+
+def read_model(
+    path: ModelFile,
+    algorithm: type[BaseAlgorithm],
+    told_by: str,
+    replaced: dict[str, Any],
+    safe_globals: Collection[Any] = (),
+    trust: bool = False,
+) -> SavedModel:
+    """
+    Read a saved model as data.
 
     :param path: path of the zip, ``.zip`` may be left out, or an open binary file, whose position is kept
     :param algorithm: class that is to be loaded
     :param told_by: key of ``TOLD_BY`` for that class, or for the base class that it is derived from
-    :param custom_objects: objects that replace those of the same name in the file, which are then not unpickled
-    :return: ``custom_objects``, and the unpickled objects of all other names
+    :param replaced: objects that replace those of the same name in the file, which are then not read
+    :param safe_globals: classes and functions that the file may name, make and call, beside the listed ones
+    :param trust: whether to unpickle whatever the file has, which may run any code
     :raises FileNotFoundError: there is no such file
-    :raises ValueError: the file is damaged, was saved by another algorithm, or has a needed object that can't be read
+    :raises UnsafeFileError: it has something that is not data, or that needs code which is not listed
+    :raises ModelFileError: it is damaged, was saved by another algorithm, or has a value of the wrong kind
     """
-    data = _read_data(path, algorithm)
+    names, variable_names = _torch_names(algorithm)
+    # A subclass that keeps less has fewer members; of others, zipfile may find the zips inside a zip that was cut off.
+    needed = {"data", *(f"{name}.pth" for name in names)}
+    parts = read_model_archive(path, lambda name: name in ("data", "system_info.txt") or name.endswith(".pth"), needed)
+    with named(path):
+        data = _json(parts["data"])
+        _check_algorithm(data, algorithm, told_by)
+        allowed = Allowed(safe_globals, algorithm)
+        objects: dict[str, Any] = {"lr_schedule": None, **replaced}
+        for name, value in data.items():
+            if name not in objects and (trust or _is_kept(name, algorithm)):
+                objects[name] = _trusted(name, value) if trust else _read(name, value, allowed)
+        tensors = read_state_dicts(parts, names)
+        variables = state_in("pytorch_variables.pth", parts["pytorch_variables.pth"]) if variable_names else None
+        if not trust:
+            check_sizes(objects)
+            check_weights(objects, tensors, allowed)
+    if variables is not None:
+        variables = {name: variables[name] for name in variable_names if name in variables}
+    return SavedModel(objects, _clean_archive(objects, tensors, variables, parts.get("system_info.txt", b"")))
+
+
+def read_parameters(path: ModelFile, algorithm: type[BaseAlgorithm]) -> dict[str, Any]:
+    """
+    Read the parameters alone of a saved model, for ``BaseAlgorithm.set_parameters``.
+
+    :param path: path of the zip, ``.zip`` may be left out, or an open binary file, whose position is kept
+    :param algorithm: class that they are for
+    :return: the state dicts by name
+    :raises ValueError: as :func:`read_model`
+    """
+    names, _ = _torch_names(algorithm)
+    parts = read_model_archive(path, lambda name: name.endswith(".pth"), {f"{name}.pth" for name in names})
+    with named(path):
+        return read_state_dicts(parts, names)
+
+
+@contextmanager
+def named(path: ModelFile) -> Iterator[None]:
+    """Give the name of a file to what is found wrong in it."""
+    try:
+        yield
+    except UnsafeFileError as error:
+        raise UnsafeFileError(f"{name_of(path)} is refused: {error}") from error
+    except ModelFileError as error:
+        raise ModelFileError(f"{name_of(path)}: {error}") from error
+    except RecursionError as error:
+        raise UnsafeFileError(f"{name_of(path)} is refused: it is nested too deep") from error
+    except MemoryError as error:
+        raise UnsafeFileError(f"{name_of(path)} is refused: it takes more memory than there is") from error
+
+
+def _torch_names(algorithm: type[BaseAlgorithm]) -> tuple[list[str], list[str]]:
+    """The names of the state dicts and of the tensors that a class keeps, before there is an instance."""
+    try:
+        return algorithm._get_torch_save_params(algorithm.__new__(algorithm))
+    except Exception:  # a user's method may need an instance that was set up
+        return ["policy", "policy.optimizer"], []
+
+
+def _is_kept(name: str, algorithm: type[BaseAlgorithm]) -> bool:
+    """Whether the file decides this attribute: those of the algorithm, and a user's that hide nothing of the class."""
+    if name in FIELDS or name == "policy_kwargs":
+        return True
+    if name in NOT_THE_FILES or hasattr(algorithm, name) or not name.isidentifier():
+        return False
+    try:
+        return name not in algorithm._excluded_save_params(algorithm.__new__(algorithm))
+    except Exception:  # a user's method may need an instance that was set up
+        return not name.startswith("_")
+
+
+def _json(raw: bytes) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise UnsafeFileError("its data has a name twice, and readers differ in which they take")
+        return found
+
+    try:
+        data = json.loads(raw, object_pairs_hook=once)
+    except UnsafeFileError:
+        raise
+    except ValueError as error:
+        raise ModelFileError(f"it is no whole saved model (its data is no JSON: {error}): get it again") from error
+    if not isinstance(data, dict):
+        raise ModelFileError("it is no saved model: its data is no dictionary")
+    return data
+
+
+def _check_algorithm(data: dict[str, Any], algorithm: type[BaseAlgorithm], told_by: str) -> None:
     found = next((name for name in TOLD_BY if name in data), None)
     if found != told_by:
         whose, has = (f", {TOLD_BY[found]}", f"a {found}") if found else ("", f"no {told_by}")
-        words = f"was saved by another algorithm{whose}, {algorithm.__name__} can't load it: it has {has}"
-        raise ValueError(f"{_name(path)} {words}")
-    # Not unpickled, since SB3 derives it from learning_rate.
-    objects: dict[str, Any] = {"lr_schedule": None, **(custom_objects or {})}
-    for name, value in data.items():
-        if name not in objects and isinstance(value, dict) and ":serialized:" in value:
-            try:
-                objects[name] = unpickle(base64.b64decode(value[":serialized:"]), value.get(":type:", ""))
-            except Exception as error:
-                if name in NEEDED:
-                    raise ValueError(
-                        f"{_name(path)}: its {name} ({value.get(':type:')}) can't be read here ({error}). "
-                        f"Pass another one: load(..., custom_objects={{'{name}': ...}})"
-                    ) from error
-                warnings.warn(f"{_name(path)}: its {name} can't be read here ({error}) and is left out")
-                objects[name] = None
-    return objects
+        raise ModelFileError(f"it was saved by another algorithm{whose}, {algorithm.__name__} can't load it: it has {has}")
 
 
-def find(path: ModelFile) -> ModelFile:
-    """The zip that a path without ``.zip`` means, also if there is a folder of the same name, as RL Zoo makes one."""
-    if isinstance(path, (str, pathlib.Path)) and pathlib.Path(path).is_dir() and pathlib.Path(f"{path}.zip").is_file():
-        return pathlib.Path(f"{path}.zip")
-    return path
-
-
-def _name(path: ModelFile) -> str:
-    return f"The file {str(path)!r}" if isinstance(path, (str, pathlib.Path)) else "The given file"
-
-
-def _read_data(path: ModelFile, algorithm: type[BaseAlgorithm]) -> dict[str, Any]:
+def _read(name: str, value: Any, allowed: Allowed) -> Any:
+    """The attribute that a part of ``data`` describes, checked."""
     try:
-        file = open_path(path, "r", suffix="zip")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no saved model at {str(path)!r}, with or without .zip") from error
-    start = file.tell()
+        if isinstance(value, dict) and ":serialized:" in value:
+            value = rebuilt(base64.b64decode(value[":serialized:"], validate=True), allowed.classes)
+    except (UnsafeFileError, TypeError, binascii.Error) as error:
+        _refuse(name, error)
     try:
-        with zipfile.ZipFile(file) as archive:
-            # The .pth members are zips themselves, and in a truncated file zipfile may find one of those instead.
-            is_its_own = algorithm._get_torch_save_params is not OnPolicyAlgorithm._get_torch_save_params
-            lacking = {"data", *(() if is_its_own else TENSORS)} - set(archive.namelist())
-            if lacking:
-                raise zipfile.BadZipFile(f"it has no {' and no '.join(sorted(lacking))}")
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"its {damaged} is damaged")
-            data: dict[str, Any] = json.loads(archive.read("data"))
-            return data
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
-        raise ValueError(
-            f"{_name(path)} is not a whole saved model ({error}): it was cut off, damaged or is something else, get it again"
-        ) from error
-    finally:
-        if isinstance(path, (str, pathlib.Path)):
-            file.close()
-        else:
-            file.seek(start)
+        check_field(name, value, allowed)
+    except ModelFileError as error:
+        raise ModelFileError(f"its {name} {error}. Pass another one: custom_objects={{{name!r}: ...}}") from error
+    return value
+
+
+def _refuse(name: str, error: Exception) -> NoReturn:
+    raise UnsafeFileError(
+        f"its {name} needs {error}. Pass custom_objects={{{name!r}: ...}} to put something else in its place; or "
+        "safe_globals=[...] with the class or function that it needs, if you have it; or trust=True to run whatever the file "
+        "asks for, if you trust those who made it"
+    ) from error
+
+
+def _trusted(name: str, value: Any) -> Any:
+    if not (isinstance(value, dict) and ":serialized:" in value):
+        return value
+    try:
+        return unpickle(base64.b64decode(value[":serialized:"]))
+    except Exception as error:
+        instead = f"Pass another one: custom_objects={{{name!r}: ...}}"
+        raise ModelFileError(f"its {name} ({value.get(':type:')}) can't be read here ({error}). {instead}") from error
+
+
+def _clean_archive(
+    objects: dict[str, Any], tensors: dict[str, Any], variables: dict[str, Any] | None, system_info: bytes
+) -> io.BytesIO:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data", json.dumps(dict.fromkeys(objects)))
+        for name, value in {**tensors, "pytorch_variables": variables}.items():
+            with archive.open(f"{name}.pth", "w", force_zip64=True) as member:
+                th.save(value, member)
+        if system_info:
+            # A terminal obeys what isn't printable.
+            lines = system_info[:10_000].decode(errors="replace").splitlines()
+            archive.writestr("system_info.txt", "\n".join("".join(filter(str.isprintable, line)) for line in lines))
+    file.seek(0)
+    return file

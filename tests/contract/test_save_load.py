@@ -19,6 +19,7 @@ import stable_baselines3
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
@@ -453,7 +454,7 @@ POLICIES: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "activation": lambda: {"policy_kwargs": {"net_arch": {"pi": [4], "vf": [3]}, "activation_fn": nn.ELU}},
     "buffer": lambda: {"rollout_buffer_kwargs": {}},
-    "schedule": lambda: {"learning_rate": lambda progress: 0.1 * progress},
+    "schedule": lambda: {"learning_rate": LinearSchedule(0.1, 0.0, 1.0)},
 }
 
 
@@ -466,6 +467,19 @@ def test_arguments_come_back(algorithm: Algorithm, name: str) -> Any:
     same = np.array_equal(acts(loaded), acts(model))
     learn(loaded)
     return same, loaded.policy_kwargs == model.policy_kwargs, loaded.use_sde
+
+
+@contract(documented=["UnsafeFileError", True], contrib=["opened", True])
+def test_code_in_a_file_runs_only_when_it_is_trusted(algorithm: Algorithm) -> Any:
+    """A schedule that is a function, whose code is in the file: refused here, unless ``trust=True``."""
+    file = saved(make(algorithm, learning_rate=lambda progress: 0.1 * progress))
+    try:
+        algorithm.load(file)
+        outcome = "opened"
+    except ValueError as error:
+        outcome = type(error).__name__
+    ours = {} if algorithm is sb3_contrib.TRPO else {"trust": True}
+    return [outcome, algorithm.load(file, **ours).learning_rate(0.5) == 0.05]
 
 
 @contract()

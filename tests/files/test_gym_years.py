@@ -9,7 +9,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common import utils
 
-from sb3_trpo_plus.files.gym_years import unpickle
+from sb3_trpo_plus.files.rebuild import rebuilt
 
 
 def linear_schedule(initial_value: float) -> Any:
@@ -40,7 +40,7 @@ def by_value(function: Any) -> bytes:
 )
 def test_former_closures_of_schedules_become_schedule_objects(make_schedule: Any) -> None:
     function = make_schedule()
-    translated = unpickle(by_value(function), "<class 'function'>")
+    translated = rebuilt(by_value(function))
     assert type(translated) in (utils.ConstantSchedule, utils.LinearSchedule)
     for progress in np.linspace(0, 1, 11):
         assert translated(progress) == pytest.approx(function(progress), rel=1e-12)
@@ -58,9 +58,11 @@ GYM_SPACES = [
 
 @pytest.mark.parametrize("space", GYM_SPACES, ids=str)
 def test_spaces_of_gym_become_gymnasiums(space: spaces.Space[Any]) -> None:
-    """Protocol 0 writes class names as lines of text, so the same pickle with Gym's names can be made of it."""
-    pickled = pickle.dumps(space, protocol=0).replace(b"cgymnasium.", b"cgym.")
+    """Protocol 3 writes class names as lines of text, so the same pickle with Gym's names can be made of it."""
+    pickled = pickle.dumps(space, protocol=3).replace(b"cgymnasium.", b"cgym.")
     assert b"cgym.spaces" in pickled
     with pytest.raises(ModuleNotFoundError):
         pickle.loads(pickled)
-    assert unpickle(pickled, "") == space
+    again = rebuilt(pickled)
+    assert again == space
+    assert type(again) is type(space)

@@ -23,6 +23,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_trpo_plus import NPG, TRPO, PPOPenalty, VineTRPO, load_vec_normalize
+from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from tests.conftest import DISTRIBUTIONS, parameters_of, random_env
 
 OBSERVATIONS = np.random.default_rng(0).uniform(-2, 2, (50, 4)).astype(np.float32)
@@ -201,7 +202,9 @@ def users_partial(value: float) -> Any:
 @pytest.mark.parametrize("saver", [TRPO, sb3_contrib.TRPO])
 def test_schedules_of_the_users_own_survive_whatever_they_are_called(schedule: Any, saver: Any, tmp_path: Path) -> None:
     make(cls=saver, learning_rate=schedule).save(tmp_path / "model.zip")
-    loaded = TRPO.load(tmp_path / "model.zip")
+    with pytest.raises(UnsafeFileError, match=r"model\.zip' is refused: its learning_rate needs the function .*trust=True"):
+        TRPO.load(tmp_path / "model.zip")
+    loaded = TRPO.load(tmp_path / "model.zip", trust=True)
     assert [loaded.lr_schedule(p) for p in (1.0, 0.5, 0.1)] == pytest.approx([schedule(p) for p in (1.0, 0.5, 0.1)])
 
 
@@ -252,7 +255,7 @@ def test_zip_of_something_else_is_an_error_that_says_so(tmp_path: Path) -> None:
 
 def test_zip_of_another_algorithm_is_an_error_that_says_so(tmp_path: Path) -> None:
     PPO("MlpPolicy", "CartPole-v1").save(tmp_path / "ppo.zip")
-    words = r"ppo\.zip' was saved by another algorithm, PPO, TRPO can't load it: it has a clip_range$"
+    words = r"ppo\.zip': it was saved by another algorithm, PPO, TRPO can't load it: it has a clip_range$"
     with pytest.raises(ValueError, match=words):
         TRPO.load(tmp_path / "ppo.zip")
     A2C("MlpPolicy", "CartPole-v1").save(tmp_path / "a2c.zip")
@@ -271,14 +274,11 @@ def test_object_that_cannot_be_read_is_named_with_the_way_out(tmp_path: Path, mo
     model.note = Forgotten(random_env())
     model.save(tmp_path / "model.zip")
     monkeypatch.delattr("tests.files.test_models.Forgotten")
-    with pytest.warns(UserWarning, match="its note can't be read here"):
-        assert TRPO.load(tmp_path / "model.zip").note is None
-    monkeypatch.delattr(utils, "LinearSchedule")
-    with pytest.raises(ValueError, match=r"its learning_rate .* custom_objects=\{'learning_rate': \.\.\.\}"):
-        TRPO.load(tmp_path / "model.zip")
-    for given in ({"custom_objects": {"learning_rate": 1e-3}}, {"learning_rate": 1e-3}):
-        with pytest.warns(UserWarning, match="note"):
-            assert TRPO.load(tmp_path / "model.zip", **given).learning_rate == 1e-3
+    for trust in (False, True):
+        with pytest.raises(ModelFileError, match=r"its note .*custom_objects=\{'note': \.\.\.\}"):
+            TRPO.load(tmp_path / "model.zip", trust=trust)
+        assert TRPO.load(tmp_path / "model.zip", custom_objects={"note": None}, trust=trust).learning_rate(0.5) == 5e-4
+        assert TRPO.load(tmp_path / "model.zip", note=None, learning_rate=1e-3, trust=trust).learning_rate == 1e-3
 
 
 class ForgottenBuffer(RolloutBuffer):

@@ -1,0 +1,102 @@
+"""Zip archives that may be damaged or hostile: their members are read into memory, within limits that are checked before."""
+
+import io
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Callable
+
+from stable_baselines3.common.save_util import open_path
+
+from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
+
+ModelFile = str | pathlib.Path | io.BufferedIOBase
+
+# A member that grows more than this while it is inflated is no model; small ones may, if they are all zeros.
+MOST_GROWTH = 100
+MOST_BYTES_OF_ZEROS = 2**20
+MOST_BYTES = 2**33
+MOST_MEMBERS = 10_000
+
+
+def name_of(path: ModelFile) -> str:
+    """How messages call a file."""
+    return f"The file {str(path)!r}" if isinstance(path, (str, pathlib.Path)) else "The given file"
+
+
+def find(path: ModelFile) -> ModelFile:
+    """The zip that a path without ``.zip`` means, also if there is a folder of the same name, as RL Zoo makes one."""
+    if isinstance(path, (str, pathlib.Path)) and pathlib.Path(path).is_dir() and pathlib.Path(f"{path}.zip").is_file():
+        return pathlib.Path(f"{path}.zip")
+    return path
+
+
+def read_model_archive(path: ModelFile, wanted: Callable[[str], bool], needed: set[str]) -> dict[str, bytes]:
+    """
+    Members of a saved model.
+
+    :param path: path of the zip, ``.zip`` may be left out, or an open binary file, whose position is kept
+    :param wanted: whether to read the member of a name
+    :param needed: names without which the file is no saved model
+    :return: the wanted members by name
+    :raises FileNotFoundError: there is no such file
+    :raises UnsafeFileError: it has two members of a name, an encrypted one, or one that inflates without end
+    :raises ModelFileError: it is cut off or damaged, or lacks a needed member
+    """
+    try:
+        file = open_path(path, "r", suffix="zip")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no saved model at {str(path)!r}, with or without .zip") from error
+    start = file.tell()
+    try:
+        return members(file, wanted, needed)
+    except UnsafeFileError as error:
+        raise UnsafeFileError(f"{name_of(path)} is refused: {error}") from error
+    except DAMAGES as error:
+        raise ModelFileError(
+            f"{name_of(path)} is not a whole saved model ({error}): it was cut off, damaged or is something else, get it again"
+        ) from error
+    finally:
+        if isinstance(path, (str, pathlib.Path)):
+            file.close()
+        else:
+            file.seek(start)
+
+
+# What Python's zipfile raises for damaged archives.
+DAMAGES = (
+    zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, NotImplementedError, OverflowError, IndexError,
+    KeyError,
+)  # fmt: skip
+
+
+def members(file: io.BufferedIOBase, wanted: Callable[[str], bool], needed: set[str] | frozenset[str]) -> dict[str, bytes]:
+    """As :func:`read_model_archive`, of an open file, with the errors of ``DAMAGES`` for damages."""
+    with zipfile.ZipFile(file) as archive:
+        infos = archive.infolist()
+        names = [info.filename for info in infos]
+        if len(infos) > MOST_MEMBERS:
+            raise UnsafeFileError(f"it has {len(infos):,} members")
+        twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+        if twice:
+            raise UnsafeFileError(f"it has two members with the name {min(twice)!r}, and readers differ in which they take")
+        lacking = needed - set(names)
+        if lacking:
+            raise zipfile.BadZipFile(f"it has no {' and no '.join(sorted(lacking))}")
+        total = 0
+        read: dict[str, bytes] = {}
+        for info in infos:
+            if not wanted(info.filename):
+                continue
+            total += info.file_size
+            if info.flag_bits & 1:
+                raise UnsafeFileError(f"its {info.filename} is encrypted")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise UnsafeFileError(f"its {info.filename} is compressed by a method that no model has")
+            if info.file_size > max(MOST_BYTES_OF_ZEROS, MOST_GROWTH * info.compress_size) or total > MOST_BYTES:
+                raise UnsafeFileError(f"its {info.filename} grows from {info.compress_size:,} to {info.file_size:,} bytes")
+            try:
+                read[info.filename] = archive.read(info)
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise zipfile.BadZipFile(f"its {info.filename} is damaged") from error
+        return read
