@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 from sb3_trpo_plus import __version__
 from sb3_trpo_plus.command_line.missing import explained
@@ -23,8 +24,11 @@ npg, trpo_vine, ppo_penalty, or any of RL Zoo's; the log folder is -f logs:
   push_to_hub, load_from_hub
                    share a trained agent on the Hugging Face Hub, or download one
 
+What they open (models, statistics, settings) is read as data, and what would run code is refused; --trust lets it run.
+
 This package's own:
   report           evaluate a trained agent and draw its learning curve
+  inspect          say what a model file holds, and whether it is safe, without loading it
   enable           make the plain `rl_zoo3` command of this Python environment use this package
   disable          take that back
   status           say whose TRPO `rl_zoo3` runs
@@ -53,17 +57,21 @@ def main() -> None:
         print(USAGE)
     elif command == "--version":
         print(f"sb3-trpo-plus {__version__}")
+    elif command == "inspect":
+        _module("inspect").inspect(arguments)
     elif command in COMMANDS:
         with explained():
+            opened_as_data: Callable[..., Any] = _module("opening").opened_as_data
             run: Callable[[list[str]], None] = getattr(_module(COMMANDS[command]), command)
-            run(arguments)
+            with opened_as_data(command, arguments) as rest:
+                run(rest)
     elif command in OPT_IN:
         _opt_in(command, arguments)
     else:
         sys.exit(f"sb3-trpo-plus: there is no command {command!r}\n\n{USAGE}")
 
 
-def _module(name: str) -> object:
+def _module(name: str) -> Any:
     return import_module(f"sb3_trpo_plus.command_line.{name}")
 
 

@@ -1,10 +1,12 @@
-"""What a command says when something is not installed."""
+"""What a command says when something is not installed, or a file is refused."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gymnasium.error import DependencyNotInstalled
+
+from sb3_trpo_plus.files.errors import ModelFileError
 
 # The extra of this package that brings a module; those of RL Zoo that it imports without asking for them, too.
 EXTRAS = {
@@ -20,7 +22,8 @@ EXTRAS = {
 @contextmanager
 def explained() -> Iterator[None]:
     """
-    End the program in one line that names the extra to install, where one is missing, or the environment's id.
+    End the program in one line that names the extra to install, where one is missing, the environment's id, or what is wrong
+    with a file.
 
     :raises SystemExit: in the place of these errors; all others are left as they are
     """
@@ -33,6 +36,8 @@ def explained() -> Iterator[None]:
         sys.exit(f"{error}: install what this command needs with `pip install 'sb3-trpo-plus[{extra}]'`")
     except DependencyNotInstalled as error:
         sys.exit(f"{error}; `pip install 'sb3-trpo-plus[envs]'` brings MuJoCo, Box2D, Atari and the classic environments")
+    except ModelFileError as error:
+        sys.exit(str(error))
     except ValueError as error:
         if "not found in gym registry" not in str(error):
             raise

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from huggingface_sb3 import EnvironmentName
 from matplotlib import pyplot as plt
-from rl_zoo3 import ALGOS, create_test_env, get_saved_hyperparams
+from rl_zoo3 import ALGOS, create_test_env, utils
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
@@ -90,7 +90,7 @@ def report(arguments: list[str]) -> None:
 def _evaluate(args: argparse.Namespace, log_path: Path, model_path: Path) -> list[float]:
     """Returns of the episodes, in the environment of the training, as RL Zoo's ``enjoy`` makes it."""
     saved = log_path / args.env
-    hyperparams, stats_path = get_saved_hyperparams(str(saved), test_mode=True)
+    hyperparams, stats_path = utils.get_saved_hyperparams(str(saved), test_mode=True)
     env = create_test_env(
         args.env.gym_id,
         stats_path=stats_path,
@@ -111,8 +111,9 @@ def _env_kwargs_of_training(saved: Path) -> dict[str, Any]:
     """Those of its command line; none where an agent comes without that file."""
     if not (saved / "args.yml").is_file():
         return {}
-    # As RL Zoo itself reads it.
-    trained_with = yaml.load((saved / "args.yml").read_text(), yaml.UnsafeLoader)
+    # As RL Zoo itself reads it, which the command may have been told to read as data.
+    with (saved / "args.yml").open() as file:
+        trained_with = yaml.load(file, Loader=yaml.UnsafeLoader)
     return trained_with["env_kwargs"] or {}
 
 

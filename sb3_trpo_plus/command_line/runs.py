@@ -45,6 +45,7 @@ def given(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", default=0, type=int)
     parser.add_argument("--deterministic", action="store_true")
     parser.add_argument("--no-render", action="store_true")
+    parser.add_argument("--gym-packages", nargs="+", default=[])
     return parser.parse_known_args(arguments)[0]
 
 

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from sb3_trpo_plus.command_line import scripts
 from sb3_trpo_plus.command_line.filming import ffmpeg_command, find_ffmpeg
+from sb3_trpo_plus.command_line.opening import FLAG
 from sb3_trpo_plus.command_line.runs import asks_for_help, given, newest_run, of_newest_run, with_defaults
 
 
@@ -28,6 +29,7 @@ def record_training(arguments: list[str]) -> None:
 
     :param arguments: of the command line
     """
+    trusts = [FLAG] if FLAG in sys.argv else []
     arguments, packages = scripts.import_gym_packages(arguments)
     arguments = with_defaults(arguments)
     if asks_for_help(arguments):
@@ -45,7 +47,7 @@ def record_training(arguments: list[str]) -> None:
         """``python -m rl_zoo3.record_video``, by this Python with our algorithms, deterministic only if the user says so."""
         rest = [argument for argument in command[3:] if argument != "--deterministic" or asked.deterministic]
         own = ["--gym-packages", *packages] if packages else []
-        status = subprocess.run([sys.executable, "-m", "sb3_trpo_plus", "record_video", *rest, *own]).returncode
+        status = subprocess.run([sys.executable, "-m", "sb3_trpo_plus", "record_video", *rest, *own, *trusts]).returncode
         if status != 0:
             sys.exit(status)
         return status

@@ -77,7 +77,7 @@ def read_model(
     needed = {"data", *(f"{name}.pth" for name in names)}
     parts = read_model_archive(path, lambda name: name in ("data", "system_info.txt") or name.endswith(".pth"), needed)
     with named(path):
-        data = _json(parts["data"])
+        data = json_of(parts["data"])
         _check_algorithm(data, algorithm, told_by)
         allowed = Allowed(safe_globals, algorithm)
         objects: dict[str, Any] = {"lr_schedule": None, **replaced}
@@ -144,7 +144,15 @@ def _is_kept(name: str, algorithm: type[BaseAlgorithm]) -> bool:
         return not name.startswith("_")
 
 
-def _json(raw: bytes) -> dict[str, Any]:
+def json_of(raw: bytes) -> dict[str, Any]:
+    """
+    The attributes in the member ``data``, objects still pickled.
+
+    :param raw: its content
+    :raises UnsafeFileError: it has a name twice
+    :raises ModelFileError: it is no JSON dictionary
+    """
+
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):

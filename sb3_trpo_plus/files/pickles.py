@@ -6,7 +6,7 @@ those become objects, and how, is for :mod:`sb3_trpo_plus.files.rebuild` to say.
 """
 
 import pickletools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 

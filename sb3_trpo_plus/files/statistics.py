@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from sb3_trpo_plus.files.gym_years import unpickle
-from sb3_trpo_plus.files.pickles import Made, read
+from sb3_trpo_plus.files.pickles import Made, names_in, read
 from sb3_trpo_plus.files.rebuild import Rebuilding, number, path_of
 
 MOST_BYTES = 2**30
@@ -58,6 +58,14 @@ def read_vec_normalize(load_path: str | pathlib.Path, trust: bool = False) -> Ve
     if not isinstance(loaded, VecNormalize):
         raise ModelFileError(f"{load_path} holds a {type(loaded).__name__}, not VecNormalize statistics")
     return loaded
+
+
+def names_in_statistics(load_path: str | pathlib.Path) -> list[str]:
+    """All that a file of statistics names, nothing of which is imported; empty if it is no pickle."""
+    try:
+        return sorted(str(name) for name in names_in(read(pathlib.Path(load_path).read_bytes())))
+    except UnsafeFileError:
+        return []
 
 
 def _rebuilt(pickled: bytes) -> Any:

@@ -50,7 +50,9 @@ def on_top_of(entry: Settings, sampled: Settings) -> Settings:
     policy_kwargs = entry.get("policy_kwargs")
     if isinstance(policy_kwargs, str):
         # As RL Zoo evaluates it, with the names it knows.
-        policy_kwargs = eval(policy_kwargs, dict(vars(importlib.import_module("rl_zoo3.exp_manager"))))
+        of_the_zoo = dict(vars(importlib.import_module("rl_zoo3.exp_manager")))
+        evaluate: Callable[..., Any] = of_the_zoo.get("eval", eval)
+        policy_kwargs = evaluate(policy_kwargs, of_the_zoo)
     if policy_kwargs and "policy_kwargs" in sampled:
         merged["policy_kwargs"] = {**policy_kwargs, **sampled["policy_kwargs"]}
     for name in SHAPED:
