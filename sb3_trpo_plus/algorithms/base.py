@@ -46,9 +46,10 @@ from sb3_trpo_plus.algorithms.resuming import Resumable
 from sb3_trpo_plus.algorithms.skips import Skips
 from sb3_trpo_plus.algorithms.threads import at_most_useful_threads
 from sb3_trpo_plus.critic.fit import fit_critic
-from sb3_trpo_plus.files.archive import find
+from sb3_trpo_plus.files.archive import find, name_of
 from sb3_trpo_plus.files.atomic import path_to_write, write_whole
-from sb3_trpo_plus.files.models import named, read_model, read_parameters
+from sb3_trpo_plus.files.errors import ModelFileError
+from sb3_trpo_plus.files.models import read_model, read_parameters
 from sb3_trpo_plus.policies.actor import hold_actor, refresh_running_statistics
 from sb3_trpo_plus.policies.distributions import distribution_put_back
 from sb3_trpo_plus.policies.observations import every
@@ -409,9 +410,13 @@ class KLControlled(Resumable):
         # SB3 compares given policy_kwargs with the stored ones, which must therefore be read in any case.
         replaced = {name: value for name, value in kwargs.items() if name != "policy_kwargs"} | (custom_objects or {})
         saved = read_model(path, cls, cls._told_by, replaced, safe_globals, trust)
-        check_names(kwargs, names_of(cls) | set(saved.objects) - set(kwargs), f"{cls.__name__}.load()")
-        with named(path):
+        check_names(kwargs, names_of(cls) | saved.names, f"{cls.__name__}.load()")
+        try:
             return super().load(saved.archive, env, device, saved.objects, print_system_info, force_reset, **kwargs)
+        except Exception as error:
+            if env is not None or kwargs or custom_objects or safe_globals or trust:
+                raise
+            raise ModelFileError(f"{name_of(path)} makes no {cls.__name__}: {error}") from error
 
     def save(
         self,

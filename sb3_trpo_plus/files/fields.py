@@ -207,5 +207,8 @@ def spaces_within(space: Any) -> list[spaces.Space[Any]]:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python shows
+        text = f"a huge {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:80]}..."

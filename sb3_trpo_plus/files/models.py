@@ -44,10 +44,12 @@ class SavedModel:
     A model file that was read.
 
     :param objects: the attributes by name, for ``custom_objects``
+    :param names: of all attributes in the file
     :param archive: a zip with the names of those attributes and with the tensors, for ``BaseAlgorithm.load``
     """
 
     objects: dict[str, Any]
+    names: set[str]
     archive: io.BytesIO
 
 
@@ -91,7 +93,7 @@ def read_model(
             check_weights(objects, tensors, allowed)
     if variables is not None:
         variables = {name: variables[name] for name in variable_names if name in variables}
-    return SavedModel(objects, _clean_archive(objects, tensors, variables, parts.get("system_info.txt", b"")))
+    return SavedModel(objects, set(data), _clean_archive(objects, tensors, variables, parts.get("system_info.txt", b"")))
 
 
 def read_parameters(path: ModelFile, algorithm: type[BaseAlgorithm]) -> dict[str, Any]:
