@@ -106,6 +106,7 @@ def _read_hyperparameters(packages: list[str]) -> Any:
         whose = f"The file {str(self.config)!r}"
         if Path(self.config).suffix not in (".yml", ".yaml"):
             raise UnsafeFileError(f"{whose} is refused: it is Python, which would run. {TRUST}")
+        read_yaml(Path(self.config))
         hyperparams, saved = original(self)
         of_the_user = self.custom_hyperparams or {}
         check_names({name: value for name, value in hyperparams.items() if name not in of_the_user}, packages, whose)

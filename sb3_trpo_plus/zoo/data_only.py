@@ -63,9 +63,10 @@ class DataLoader(yaml.SafeLoader):
     """YAML's plain values, and the two tags that RL Zoo writes: an OrderedDict and a tuple of those."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merging can double a mapping with each line."""
-        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            raise UnsafeFileError("a YAML file that merges mappings (<<)")
+        """As YAML's, within a limit: merging can double a mapping with each line."""
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_NODES:
+            raise UnsafeFileError(f"a mapping of more than {MOST_NODES:,} parts")
 
 
 def _ordered(loader: DataLoader, node: yaml.SequenceNode) -> Any:

@@ -1,7 +1,7 @@
 """
 Model files that try to run code, to take a machine down, or to go on as something that they are not: a corpus of kinds.
 
-``python -m tests.files.hostile OURS`` opens each in a process of its own, with limits, and prints as JSON what came of it.
+``python -m tests.files.hostile`` opens each in a process of its own, with limits, and prints as JSON what came of it.
 """
 
 # ruff: noqa: E501  (a kind is one entry of a table, which wrapping makes no easier to read)
@@ -19,8 +19,9 @@ import tempfile
 import time
 import zipfile
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from sb3_trpo_plus import TRPO, load_vec_normalize
 from tests.conftest import random_env
 
 Parts = dict[str, bytes]
@@ -39,12 +41,15 @@ MEMORY = 300 * 2**20
 
 def base_model() -> Parts:
     """The members of a small model's file."""
-    from sb3_trpo_plus import TRPO
-
     file = io.BytesIO()
     settings = {"n_steps": 16, "batch_size": 16, "policy_kwargs": {"net_arch": [4]}, "seed": 0, "device": "cpu"}
     TRPO("MlpPolicy", random_env(), **settings).save(file)
     with zipfile.ZipFile(file) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def members_of(file: bytes) -> Parts:
+    with zipfile.ZipFile(io.BytesIO(file)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
@@ -565,6 +570,17 @@ def _statistics(trace: str) -> dict[str, bytes]:
     }
 
 
+def every_kind() -> Iterator[tuple[str, Callable[[str], bytes]]]:
+    """Each kind's name, and its file by the path that it tries to touch."""
+    parts = base_model()
+    # What is imported late is imported now, so that no child does it while it is watched.
+    TRPO.load(io.BytesIO(zipped(parts)), device="cpu").predict(np.zeros(4, np.float32))
+    for name, make in KINDS.items():
+        yield name, partial(make, parts)
+    for name in _statistics(""):
+        yield name, lambda trace, name=name: _statistics(trace)[name]
+
+
 def attempt(name: str, content: bytes, algorithm: Any, load_statistics: Callable[..., Any]) -> dict[str, Any]:
     """Open one file in a process of its own: what came of it, what it did, and what it took."""
     reading, writing = os.pipe()
@@ -639,32 +655,17 @@ def _in_child(name: str, content: bytes, algorithm: Any, load_statistics: Callab
     }
 
 
-def attempts(of: str) -> dict[str, dict[str, Any]]:
-    """
-    Open each kind.
-
-    :param of: ``sb3_trpo_plus`` or ``sb3_contrib``
-    """
-    import sb3_contrib
-
-    import sb3_trpo_plus
-
-    ours = of == "sb3_trpo_plus"
-    algorithm: Any = sb3_trpo_plus.TRPO if ours else sb3_contrib.TRPO
-    load_statistics: Any = sb3_trpo_plus.load_vec_normalize if ours else VecNormalize.load
-    parts = base_model()
-    # What is imported late is imported now, so that no child does it while it is watched.
-    algorithm.load(io.BytesIO(zipped(parts)), device="cpu").predict(np.zeros(4, np.float32))
+def attempts() -> dict[str, dict[str, Any]]:
+    """Open each kind with this package."""
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        for number, (name, make) in enumerate([*KINDS.items(), *((name, None) for name in _statistics(""))]):
+        for number, (name, make) in enumerate(every_kind()):
             trace = Path(folder) / f"trace{number}"
-            content = make(parts, str(trace)) if make else _statistics(str(trace))[name]
-            results[name] = attempt(name, content, algorithm, load_statistics)
+            results[name] = attempt(name, make(str(trace)), TRPO, load_vec_normalize)
             results[name]["trace"] = trace.exists()
     return results
 
 
 if __name__ == "__main__":
-    print(json.dumps(attempts(sys.argv[1])))
+    print(json.dumps(attempts()))
