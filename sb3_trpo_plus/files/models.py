@@ -75,12 +75,14 @@ def read_model(
     :raises ModelFileError: it is damaged, was saved by another algorithm, or has a value of the wrong kind
     """
     names, variable_names = _torch_names(algorithm)
-    # A subclass that keeps less has fewer members; of others, zipfile may find the zips inside a zip that was cut off.
-    needed = {"data", *(f"{name}.pth" for name in names)}
-    parts = read_model_archive(path, lambda name: name in ("data", "system_info.txt") or name.endswith(".pth"), needed)
+    parts = read_model_archive(path, lambda name: name in ("data", "system_info.txt") or name.endswith(".pth"), {"data"})
     with named(path):
         data = json_of(parts["data"])
+        # First, since those of other algorithms have other members.
         _check_algorithm(data, algorithm, told_by)
+        lacking = [f"{name}.pth" for name in names if f"{name}.pth" not in parts]
+        if lacking:
+            raise ModelFileError(f"it is not a whole saved model, it has no {' and no '.join(lacking)}: get it again")
         allowed = Allowed(safe_globals, algorithm)
         objects: dict[str, Any] = {"lr_schedule": None, **replaced}
         for name, value in data.items():

@@ -1,8 +1,11 @@
 """Saved models: round trips, sb3-contrib's files, RL Zoo's published agents of 2021, and damaged files."""
 
+import base64
+import collections
 import copy
 import functools
 import io
+import json
 import random
 import shutil
 import warnings
@@ -16,7 +19,7 @@ import pytest
 import sb3_contrib
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common import utils
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -24,6 +27,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_trpo_plus import NPG, TRPO, PPOPenalty, VineTRPO, load_vec_normalize
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
+from sb3_trpo_plus.files.gym_years import GymYearsUnpickler
+from sb3_trpo_plus.files.rebuild import rebuilt
+from sb3_trpo_plus.files.tensors import read_tensors
 from tests.conftest import DISTRIBUTIONS, parameters_of, random_env
 
 OBSERVATIONS = np.random.default_rng(0).uniform(-2, 2, (50, 4)).astype(np.float32)
@@ -143,6 +149,48 @@ def test_published_agents_load_without_gym_and_act(agent: str, zoo_agents: Path)
     assert model.action_space.contains(model.action_space.sample())
 
 
+REAL = [*(Path(__file__).parents[2] / "benchmarks" / "agents").glob("*/*_*/*.zip")]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two attributes are equal, arrays and tensors in them element by element."""
+    if isinstance(one, th.Tensor):
+        return th.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple, collections.deque)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and (one == other or same(vars(one), vars(other)))
+
+
+def test_real_files_are_the_same_read_as_data_and_unpickled(zoo_agents: Path) -> None:
+    paths = [*REAL, *zoo_agents.glob("*/*.zip")]
+    assert len(paths) >= 25
+    compared = 0
+    for path in paths:
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        for name, value in json.loads(members["data"]).items():
+            if not (isinstance(value, dict) and ":serialized:" in value) or value[":type:"] == "<class 'function'>":
+                continue
+            pickled = base64.b64decode(value[":serialized:"])
+            unpickled = GymYearsUnpickler(io.BytesIO(pickled)).load()
+            if isinstance(unpickled, spaces.Box):
+                # One of Gym's lacks what Gymnasium compares.
+                bounds = [(space.low, space.high, space.dtype) for space in (rebuilt(pickled), unpickled)]
+                assert same(*bounds), (path, name)
+            else:
+                assert same(rebuilt(pickled), unpickled), (path, name)
+            compared += 1
+        for name in ("policy.pth", "policy.optimizer.pth"):
+            by_torch = th.load(io.BytesIO(members[name]), map_location="cpu", weights_only=True)
+            assert same(read_tensors(members[name]), by_torch), (path, name)
+        assert same(dict(TRPO.load(path, device="cpu").policy.state_dict()), dict(read_tensors(members["policy.pth"])))
+    assert compared > 200
+
+
 @pytest.mark.parametrize("agent", LIVING)
 def test_published_agents_return_what_was_published(agent: str, zoo_agents: Path) -> None:
     env_id, at_least = LIVING[agent]
@@ -249,7 +297,7 @@ def test_damaged_file_is_an_error_that_says_so(tmp_path: Path) -> None:
 
 def test_zip_of_something_else_is_an_error_that_says_so(tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "other"), "zip", Path(__file__).parents[1] / "trust_region")
-    with pytest.raises(ValueError, match=r"not a whole saved model .it has no data and no policy"):
+    with pytest.raises(ValueError, match=r"other\.zip' is not a whole saved model .it has no data"):
         TRPO.load(tmp_path / "other.zip")
 
 
@@ -258,6 +306,11 @@ def test_zip_of_another_algorithm_is_an_error_that_says_so(tmp_path: Path) -> No
     words = r"ppo\.zip': it was saved by another algorithm, PPO, TRPO can't load it: it has a clip_range$"
     with pytest.raises(ValueError, match=words):
         TRPO.load(tmp_path / "ppo.zip")
+    for cls, env in ((SAC, "Pendulum-v1"), (TD3, "Pendulum-v1"), (DQN, "CartPole-v1")):
+        cls("MlpPolicy", env, buffer_size=10).save(tmp_path / "other.zip")
+        words = rf"other\.zip': it was saved by another algorithm, {cls.__name__}, TRPO can't load it"
+        with pytest.raises(ModelFileError, match=words):
+            TRPO.load(tmp_path / "other.zip")
     A2C("MlpPolicy", "CartPole-v1").save(tmp_path / "a2c.zip")
     for algorithm, told_by in ((TRPO, "line_search_max_iter"), (NPG, "step_size"), (VineTRPO, "n_rollout_states")):
         words = rf"was saved by another algorithm, {algorithm.__name__} can't load it: it has no {told_by}$"
