@@ -12,6 +12,7 @@ from sb3_trpo_plus.algorithms.ppo_penalty import PPOPenalty
 from sb3_trpo_plus.algorithms.trpo import TRPO
 from sb3_trpo_plus.algorithms.vine import VineTRPO
 from sb3_trpo_plus.files.atomic import save_vec_normalize
+from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from sb3_trpo_plus.files.statistics import load_vec_normalize
 
 __version__ = version("sb3-trpo-plus")
@@ -21,9 +22,11 @@ __all__ = [
     "TRPO",
     "CnnPolicy",
     "MlpPolicy",
+    "ModelFileError",
     "MultiInputPolicy",
     "PPOPenalty",
     "TrainingCheckpoint",
+    "UnsafeFileError",
     "VineTRPO",
     "load_vec_normalize",
     "save_vec_normalize",

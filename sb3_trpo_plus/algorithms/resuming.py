@@ -104,7 +104,8 @@ class Resumable(FastRollouts):
         machine, with the same versions and number of threads, the parameters are the same to the bit, if the environments'
         states could be saved; else these begin with a reset.
 
-        The environments' states are pickles, which can run code: resume files of your own only.
+        The environments' states are pickles, which can run code, and the model is loaded with ``trust=True``: resume files of
+        your own only.
 
         :param path: of a checkpoint, or of the folder, whose newest is taken
         :param env: made, wrapped and normalised as that of the training; a ``VecNormalize`` gets its statistics back
@@ -121,7 +122,8 @@ class Resumable(FastRollouts):
         env = cls._wrap_env(env)
         check_environments(checkpoint, env)
         put_back_statistics(checkpoint, env)
-        model = cls.load(io.BytesIO(checkpoint.model), env, device, **kwargs)
+        # As much as its environments.
+        model = cls.load(io.BytesIO(checkpoint.model), env, device, **{"trust": True, **kwargs})
         model.num_timesteps = checkpoint.progress["num_timesteps"]
         model._resumed_from = checkpoint
         return model

@@ -146,7 +146,7 @@ _OBSERVATIONS: Field = (_is_observations, "an array, or a dictionary of arrays")
 FIELDS: dict[str, Field] = {
     **dict.fromkeys(("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates"), _COUNT),
     **dict.fromkeys(("n_envs", "n_steps", "_stats_window_size"), _POSITIVE_COUNT),
-    **dict.fromkeys(("use_sde", "normalize_advantage", "log_improvement_bound"), _BOOL),
+    **dict.fromkeys(("use_sde", "normalize_advantage", "log_improvement_bound", "observations_normalized"), _BOOL),
     **dict.fromkeys(("gae_lambda", "cg_damping", "vf_coef", "max_grad_norm", "start_time"), _NUMBER),
     "_current_progress_remaining": _NUMBER,
     **dict.fromkeys(("learning_rate", "gamma", "target_kl", "ent_coef"), _NUMBER_OR_SCHEDULE),
