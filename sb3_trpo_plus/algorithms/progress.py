@@ -57,7 +57,8 @@ def taken(model: Any, callback: BaseCallback, environments: bytes | None) -> Che
     file = io.BytesIO()
     model.save(file)
     states, arrays = global_generators(model.device)
-    observations = model._last_obs if isinstance(model._last_obs, dict) else {"": model._last_obs}
+    observations = {name: np.asarray(array) for name, array in _by_name(model._last_obs).items()}
+    axes = {name: _axes(array) for name, array in observations.items()}
     progress = {
         "format": FORMAT,
         "algorithm": type(model).__name__,
@@ -72,12 +73,13 @@ def taken(model: Any, callback: BaseCallback, environments: bytes | None) -> Che
         "generators": states,
         "spaces": [generators_of(space) for space in (model.action_space, model.observation_space)],
         "layers": layers(model.env),
+        "axes": axes,
         "callbacks": [_state_of(one) for one in family(callback)],
     }
     arrays = {
         **{f"generator.{name}": array for name, array in arrays.items()},
         **{f"statistics.{name}": array for name, array in running_statistics(model.env).items()},
-        **{f"observation.{name}": np.asarray(array) for name, array in observations.items()},
+        **{f"observation.{name}": array.transpose(axes[name]) for name, array in observations.items()},
         "episode_starts": np.asarray(model._last_episode_starts),
     }
     return Checkpoint(file.getvalue(), progress, arrays, environments)
@@ -144,7 +146,10 @@ def put_back(checkpoint: Checkpoint, model: Any, callback: BaseCallback) -> None
     if checkpoint.environments is not None:
         _restore(pickle.loads(checkpoint.environments), env, callback)
         put_back_statistics(checkpoint, env)
-        observations = _named("observation", checkpoint)
+        axes = progress["axes"]
+        observations = {
+            name: array.transpose(np.argsort(axes[name])) for name, array in _named("observation", checkpoint).items()
+        }
         model._last_obs = observations.get("", observations)
         model._last_episode_starts = checkpoint.arrays["episode_starts"]
         # As they are in a model that was not loaded: a space's generator is then one and the same.
@@ -157,6 +162,19 @@ def put_back(checkpoint: Checkpoint, model: Any, callback: BaseCallback) -> None
 def following(seed: int, num_timesteps: int) -> int:
     """A seed that follows from another and a number of steps, so that nothing drawn before is drawn again."""
     return int(np.random.SeedSequence([seed, num_timesteps]).generate_state(1)[0])
+
+
+def _by_name(observations: Array | dict[str, Array]) -> dict[str, Array]:
+    return observations if isinstance(observations, dict) else {"": observations}
+
+
+def _axes(array: Array) -> list[int]:
+    """
+    The axes in the order in which they are in memory.
+
+    SB3 hands on images whose channels are last in memory, and a convolution rounds otherwise where they are first.
+    """
+    return sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
 
 
 def _named(prefix: str, checkpoint: Checkpoint) -> dict[str, Array]:

@@ -195,6 +195,22 @@ def test_wrappers_dicts_and_monitors(tmp_path: Path) -> None:
     assert_equal(ends_with(TRPO.resume(tmp_path, wrapped(), device="cpu").learn(TOTAL, Dies(np.inf))), expected)
 
 
+def test_images(tmp_path: Path) -> None:
+    """SB3 hands on images whose channels are last in memory, and a convolution rounds otherwise where they are first."""
+
+    def built(env: VecEnv) -> Any:
+        return TRPO("CnnPolicy", env, n_steps=16, batch_size=32, n_critic_updates=1, seed=1, device="cpu")
+
+    def images() -> VecEnv:
+        space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+        return VecFrameStack(DummyVecEnv([lambda: random_env("discrete", space)] * 2), 2)
+
+    expected = built(images()).learn(160).policy.state_dict()
+    with pytest.raises(Died):
+        built(images()).learn(160, [TrainingCheckpoint(tmp_path, seconds=0), Dies(80)])
+    assert_equal(TRPO.resume(tmp_path, images(), device="cpu").learn(160).policy.state_dict(), expected)
+
+
 def test_callbacks_go_on(tmp_path: Path) -> None:
     """Evaluations come when they would have come, of the same environments; counters within lists go on too."""
 

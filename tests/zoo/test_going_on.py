@@ -16,8 +16,8 @@ from sb3_trpo_plus import TRPO
 from tests.command_line.commands import OURSELVES, run
 
 # Normalised, so that the statistics matter too; Pendulum's episodes all end by truncation.
-ENTRY = {"policy": "MlpPolicy", "n_timesteps": 16384, "n_envs": 2, "n_steps": 64, "n_critic_updates": 2, "normalize": True}
-ARGUMENTS = ("--env", "Pendulum-v1", "-conf", "pendulum.yml", "--seed", "3", "--eval-freq", "4096", "--eval-episodes", "1")
+ENTRY = {"policy": "MlpPolicy", "n_timesteps": 8192, "n_envs": 2, "n_steps": 64, "n_critic_updates": 2, "normalize": True}
+ARGUMENTS = ("--env", "Pendulum-v1", "-conf", "pendulum.yml", "--seed", "3", "--eval-freq", "2048", "--eval-episodes", "1")
 RUN = "trpo/Pendulum-v1_1"
 
 
@@ -70,7 +70,7 @@ def test_signal_and_resume(home: Path) -> None:
     models = [TRPO.load(home / folder / RUN / "Pendulum-v1.zip") for folder in ("stopped", "whole")]
     parameters = [model.policy.state_dict() for model in models]
     assert all(th.equal(parameters[0][name], parameters[1][name]) for name in parameters[0])
-    assert [model.num_timesteps for model in models] == [16384, 16384]
+    assert [model.num_timesteps for model in models] == [8192, 8192]
     assert results_of(home / "stopped" / RUN) == results_of(home / "whole" / RUN)
     assert all((home / "stopped" / RUN / "Pendulum-v1" / name).read_bytes() == text for name, text in before.items())
     assert not (home / "stopped" / "trpo" / "Pendulum-v1_2").exists()
