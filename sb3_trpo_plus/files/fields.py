@@ -162,6 +162,7 @@ FIELDS: dict[str, Field] = {
         "a rollout buffer of SB3",
     ),
     "rollout_buffer_kwargs": (lambda x, a: isinstance(x, dict) and is_plain(x, a), "a dictionary of plain values"),
+    "on_nonfinite": (lambda x, _: x in (None, "raise", "skip"), "None, 'raise' or 'skip'"),
     "action_noise": (lambda x, _: x is None, "None"),
 }  # fmt: skip
 

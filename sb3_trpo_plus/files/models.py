@@ -8,6 +8,7 @@ as objects and a clean archive in memory: SB3 unpickles nothing.
 
 import base64
 import binascii
+import inspect
 import io
 import json
 import zipfile
@@ -140,7 +141,9 @@ def _is_kept(name: str, algorithm: type[BaseAlgorithm]) -> bool:
     """Whether the file decides this attribute: those of the algorithm, and a user's that hide nothing of the class."""
     if name in FIELDS or name == "policy_kwargs":
         return True
-    if name in NOT_THE_FILES or hasattr(algorithm, name) or not name.isidentifier():
+    # A default that a class has for an attribute is none of its methods.
+    hidden = inspect.getattr_static(algorithm, name, None)
+    if name in NOT_THE_FILES or not (hidden is None or type(hidden) in (bool, int, float, str)) or not name.isidentifier():
         return False
     try:
         return name not in algorithm._excluded_save_params(algorithm.__new__(algorithm))

@@ -28,6 +28,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from sb3_trpo_plus import NPG, TRPO, PPOPenalty, VineTRPO, load_vec_normalize
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from sb3_trpo_plus.files.gym_years import GymYearsUnpickler
+from sb3_trpo_plus.files.models import NOT_THE_FILES
 from sb3_trpo_plus.files.rebuild import rebuilt
 from sb3_trpo_plus.files.tensors import read_tensors
 from tests.conftest import DISTRIBUTIONS, parameters_of, random_env
@@ -268,6 +269,21 @@ def test_arguments_can_be_changed_on_loading_and_are_checked(tmp_path: Path) -> 
     assert TRPO.load(tmp_path / "model.zip", target_kl=0.05).target_kl == 0.05
     with pytest.raises(ValueError, match=r"target_kl must be a positive number, but it is -1"):
         TRPO.load(tmp_path / "model.zip", target_kl=-1)
+
+
+@pytest.mark.parametrize("cls", [TRPO, NPG, PPOPenalty, VineTRPO])
+def test_every_attribute_that_is_saved_comes_back(cls: Any, tmp_path: Path) -> None:
+    """But those that no file decides."""
+    model = make(cls=cls, on_nonfinite="skip", tensorboard_log=str(tmp_path)).learn(64)
+    model.mine = {"a": [1, 2.5, "x"]}
+    model.save(tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        names = set(json.loads(archive.read("data")))
+    loaded = cls.load(tmp_path / "model.zip")
+    assert names & NOT_THE_FILES == {"tensorboard_log", "lr_schedule"}
+    for name in names - NOT_THE_FILES:
+        assert same(getattr(loaded, name), getattr(model, name)), name
+    assert loaded.tensorboard_log is None
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
