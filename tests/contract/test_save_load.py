@@ -471,7 +471,7 @@ def test_arguments_come_back(algorithm: Algorithm, name: str) -> Any:
 
 @contract(documented=["UnsafeFileError", True], contrib=["opened", True])
 def test_code_in_a_file_runs_only_when_it_is_trusted(algorithm: Algorithm) -> Any:
-    """A schedule that is a function, whose code is in the file: refused here, unless ``trust=True``."""
+    """A schedule that is a function, whose code is in the file, is refused unless ``trust=True``: files are read as data."""
     file = saved(make(algorithm, learning_rate=lambda progress: 0.1 * progress))
     try:
         algorithm.load(file)
