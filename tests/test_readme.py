@@ -44,6 +44,8 @@ TABLES = {
     "vine": [("docs/vine.md",), ("docs/vine.md",)],
     "fisher": [("docs/trust_region.md",)],
     "tabular": [("docs/tabular.md",)],
+    "kill_while_saving": [("docs/reliability.md",)],
+    "resumed_runs": [("docs/reliability.md",)],
 }
 
 
