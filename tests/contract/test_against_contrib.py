@@ -144,7 +144,7 @@ def test_constructor_has_the_same_names_order_and_defaults() -> None:
     assert {name: ours[name].default for name in theirs} == {name: theirs[name].default for name in theirs}
     new = [ours[name] for name in list(ours)[len(theirs) :]]
     assert [p.name for p in new][:3] == ["fisher_sub_sampling_factor", "cg_residual_tol", "ent_coef"]
-    assert [p.name for p in new][3:] == ["fisher", "kl_constraint", "log_improvement_bound"]
+    assert [p.name for p in new][3:] == ["fisher", "kl_constraint", "log_improvement_bound", "on_nonfinite"]
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in new)
 
 
