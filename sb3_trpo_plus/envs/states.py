@@ -42,6 +42,9 @@ from sb3_trpo_plus.envs.pickling import (
 
 ADVICE = "Give it methods get_state() and set_state(state) of its own, see sb3_trpo_plus.states.HasState"
 
+# RL Zoo puts these in the place of gymnasium's in each process that imports it; they have the same attributes.
+RL_ZOO_CLASSES = {"PatchedTimeLimit": "TimeLimit"}
+
 
 class HasState(Protocol):
     """What an environment or wrapper may implement to be restored in its own way, with everything beneath it."""
@@ -218,7 +221,8 @@ def name_of(env: Env) -> str:
 
 
 def class_names(layers: Iterable[Any]) -> tuple[str, ...]:
-    return tuple(type(layer).__qualname__ for layer in layers)
+    """Names that are the same in processes with RL Zoo and without."""
+    return tuple(RL_ZOO_CLASSES.get(name, name) for name in (type(layer).__qualname__ for layer in layers))
 
 
 def _culprit(layers: Sequence[Env], parts: Sequence[Any], references: dict[int, Place]) -> str:

@@ -167,6 +167,33 @@ def test_killed(tmp_path: Path) -> None:
     assert_equal(whole.policy.state_dict(), model.policy.state_dict())
 
 
+SHARE = """
+import importlib, sys
+from tests.algorithms.test_resuming import trained_on
+library, folder, total = sys.argv[1:]
+importlib.import_module(library)
+trained_on(folder, int(total))
+"""
+
+
+def trained_on(folder: str, total: int) -> None:
+    """Begin a training, or go on with that of a folder's checkpoint, up to a number of steps."""
+    begun = list(Path(folder).glob("*.zip"))
+    model = TRPO.resume(folder, environment(), device="cpu") if begun else make("trpo", environment())
+    model.learn(total, TrainingCheckpoint(folder))
+
+
+@pytest.mark.parametrize("libraries", [("rl_zoo3", "gymnasium"), ("gymnasium", "rl_zoo3")])
+def test_with_rl_zoo_and_without(libraries: tuple[str, str], tmp_path: Path) -> None:
+    """RL Zoo replaces the time limit's class in its process, and another, without it, goes on; or the other way round."""
+    # Pendulum's episodes of 200 steps, in each of two environments, end in the second share.
+    for library, total in zip(libraries, (TOTAL // 2, TOTAL), strict=True):
+        subprocess.run([sys.executable, "-c", SHARE, library, tmp_path, str(total)], check=True)
+    resumed = TRPO.resume(tmp_path, environment(), device="cpu")
+    assert resumed.num_timesteps == TOTAL
+    assert_equal(resumed.policy.state_dict(), make("trpo", environment()).learn(TOTAL).policy.state_dict())
+
+
 class StopAt(BaseCallback):
     """Ends a training once a number of steps is reached."""
 
