@@ -3,7 +3,6 @@
 import base64
 import binascii
 import io
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +90,7 @@ def _of_pickle(pickled: bytes, tree: Any) -> str:
 
 
 def _pickles_within(name: str, member: bytes) -> Iterator[tuple[str, bytes]]:
-    if name.endswith(".pth") and zipfile.is_zipfile(io.BytesIO(member)):
+    if name.endswith(".pth"):
         try:
             yield from members(io.BytesIO(member), lambda part: part.endswith(".pkl"), frozenset()).items()
         except DAMAGES:

@@ -6,7 +6,6 @@ made of the bytes beside it, within the bounds that are checked here.
 import collections
 import io
 import math
-import zipfile
 from typing import Any
 
 import torch as th
@@ -32,15 +31,13 @@ def read_tensors(pth: bytes) -> Any:
     :raises UnsafeFileError: it has something else
     :raises ModelFileError: it is damaged, or in the format of PyTorch before 1.6
     """
-    if not zipfile.is_zipfile(io.BytesIO(pth)):
-        raise ModelFileError("not in the format that PyTorch writes since version 1.6")
     try:
         # Named <folder>/data.pkl and <folder>/data/<key>; the folder is that of the path it was first saved to.
         parts = members(io.BytesIO(pth), lambda name: True, frozenset())
     except DAMAGES as error:
         if isinstance(error, ModelFileError):
             raise
-        raise ModelFileError(f"damaged ({error})") from error
+        raise ModelFileError(f"damaged, or not in the format that PyTorch writes since version 1.6 ({error})") from error
     pickles = [name for name in parts if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ModelFileError("not one pickle, but " + str(len(pickles)))

@@ -285,6 +285,12 @@ def _changed_optimiser(parts: Parts, change: Callable[[Any], None]) -> bytes:
     return zipped({**parts, "policy.optimizer.pth": saved(state)})
 
 
+def _on_two_disks(archive: bytes) -> bytes:
+    changed = bytearray(archive)
+    changed[changed.rindex(b"PK\x06\x07") + 16] = 2
+    return bytes(changed)
+
+
 def _twice(parts: Parts, name: str, content: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -478,6 +484,7 @@ KINDS: dict[str, Callable[[Parts, str], bytes]] = {
         {**p, "policy.pth": _weights("log_std", _tensor("FloatStorage", (3,), (-1,)), _0=b"\0" * 16)}
     ),
     "a tensor without memory": lambda p, t: zipped({**p, "policy.pth": _weights("log_std", _tensor("FloatStorage", (3,), (1,)))}),
+    "a .pth on two disks": lambda p, t: zipped({**p, "policy.pth": _on_two_disks(p["policy.pth"])}),
     "complex weights": lambda p, t: _changed_weights(p, lambda state: state.update({"value_net.bias": th.ones(1, dtype=th.complex64)})),
     "NaN weights": lambda p, t: _changed_weights(p, lambda state: state["value_net.bias"].fill_(float("nan"))),
     "infinite weights": lambda p, t: _changed_weights(p, lambda state: state["action_net.weight"].fill_(float("inf"))),
