@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
@@ -13,6 +14,7 @@ from sb3_trpo_plus.files.inspection import Inspection, inspect_model
 from sb3_trpo_plus.files.models import TOLD_BY, read_model
 from sb3_trpo_plus.files.statistics import names_in_statistics, read_vec_normalize
 
+LONGEST_LINE = 500
 LOADED_BY: dict[str, type[BaseAlgorithm]] = {cls.__name__: cls for cls in (VineTRPO, NPG, PPOPenalty, TRPO)}
 
 
@@ -29,22 +31,41 @@ def inspect(arguments: list[str]) -> None:
     try:
         verdict = _statistics(path) if path.suffix == ".pkl" else _model(path)
     except FileNotFoundError as error:
-        sys.exit(str(error))
-    print(f"\nVerdict: {verdict or 'opens as data, and runs nothing'}")
+        sys.exit(one_line(str(error)))
+    except Exception as error:  # of a file that is made to break its reader: whatever it is, there must be a verdict
+        _refuse(f"can't be read: {type(error).__name__}: {error}")
     if verdict:
-        sys.exit(1)
+        _refuse(verdict)
+    print()
+    _say("Verdict: opens as data, and runs nothing")
+
+
+def one_line(text: str) -> str:
+    """What a stranger's file has, such as names, as one line that can't pass for others, and without what a terminal obeys."""
+    printable = "".join(character if character.isprintable() else "?" for character in text[: LONGEST_LINE + 1])
+    return printable if len(printable) <= LONGEST_LINE else f"{printable[: LONGEST_LINE - 3]}..."
+
+
+def _say(text: str) -> None:
+    print(one_line(text))
+
+
+def _refuse(verdict: str) -> NoReturn:
+    print()
+    _say(f"Verdict: {verdict}")
+    sys.exit(1)
 
 
 def _statistics(path: Path) -> str | None:
-    print("Names in the pickle:")
+    _say("Names in the pickle:")
     for name in names_in_statistics(path):
-        print(f"  {name}")
+        _say(f"  {name}")
     try:
         statistics = read_vec_normalize(path)
     except ModelFileError as error:
         return str(error)
-    print(f"Observations:       {statistics.observation_space}")
-    print(f"Normalised:         observations {statistics.norm_obs}, rewards {statistics.norm_reward}")
+    _say(f"Observations:       {statistics.observation_space}")
+    _say(f"Normalised:         observations {statistics.norm_obs}, rewards {statistics.norm_reward}")
     return None
 
 
@@ -67,17 +88,18 @@ def _model(path: Path) -> str | None:
 
 
 def _print(inspection: Inspection, algorithm: str | None) -> None:
-    print(f"Algorithm:          {algorithm or 'not told by its attributes'}")
-    print(f"Saved by SB3:       {inspection.sb3_version or 'not said'}")
-    print("Members:")
+    _say(f"Algorithm:          {algorithm or 'not told by its attributes'}")
+    _say(f"Saved by SB3:       {inspection.sb3_version or 'not said'}")
+    _say("Members:")
     for name, size in inspection.sizes.items():
-        print(f"  {name:<28} {size:>12,} bytes")
-    print("Attributes:")
+        _say(f"  {name:<28} {size:>12,} bytes")
+    _say("Attributes:")
     for name, words in sorted(inspection.attributes.items()):
-        print(f"  {name:<28} {words}")
-    print("Parameters of the policy:")
+        _say(f"  {name:<28} {words}")
+    _say("Parameters of the policy:")
     for name, shape in inspection.shapes.items():
-        print(f"  {name:<44} {' x '.join(map(str, shape)) or 'one number'}")
-    print("Names in its pickles:")
+        _say(f"  {name:<44} {' x '.join(map(str, shape)) or 'one number'}")
+    _say("Names in its pickles:")
     for place, names in sorted(inspection.names.items()):
-        print(f"  {place:<28} {', '.join(names) or 'none'}")
+        for name in names or ["none"]:
+            _say(f"  {place:<28} {name}")

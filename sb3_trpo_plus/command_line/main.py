@@ -24,7 +24,9 @@ npg, trpo_vine, ppo_penalty, or any of RL Zoo's; the log folder is -f logs:
   push_to_hub, load_from_hub
                    share a trained agent on the Hugging Face Hub, or download one
 
-What they open (models, statistics, settings) is read as data, and what would run code is refused; --trust lets it run.
+What they open (models, statistics, settings) is read as data, and what would run code is refused: so are saved models of
+algorithms that are not this package's, since SB3 unpickles those, and replay buffers. --trust opens all of it, and lets it run.
+train --resume unpickles the states of environments: resume only trainings of your own.
 
 This package's own:
   report           evaluate a trained agent and draw its learning curve

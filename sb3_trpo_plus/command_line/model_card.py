@@ -42,7 +42,7 @@ def card_text(folder: Path, algo: str, env_name: EnvironmentName, repo_id: str, 
     algorithm, env_id = ALGORITHMS[algo].__name__, env_name.gym_id
     model_file = ModelName(algo, env_name).filename
     results = json.loads((folder / "results.json").read_text())
-    config, trained = (yaml.load((folder / name).read_text(), yaml.UnsafeLoader) for name in ("config.yml", "args.yml"))
+    config, trained = _settings(folder / "config.yml"), _settings(folder / "args.yml")
     env_kwargs = {**config.get("env_kwargs", {}), **(trained["env_kwargs"] or {})}
     with zipfile.ZipFile(folder / model_file) as saved:
         steps = json.loads(saved.read("data"))["num_timesteps"]
@@ -70,7 +70,9 @@ def card_text(folder: Path, algo: str, env_name: EnvironmentName, repo_id: str, 
 
 ## On the command line
 
-The files are pickles, which can run code when they are loaded: set `TRUST_REMOTE_CODE` only if you trust {organisation}.
+`sb3-trpo-plus` reads these files as data, and runs nothing that they ask for. The download is by a package that asks for
+`TRUST_REMOTE_CODE`, since Stable-Baselines3 would unpickle them, which can run code: open them there only if you trust
+{organisation}.
 
 ```bash
 pip install 'sb3-trpo-plus[zoo]'
@@ -94,6 +96,12 @@ sb3-trpo-plus enjoy {which} -f logs{packages}
     if env_kwargs:
         text += f"\n## Arguments of the environment\n\n```yaml\n{yaml.safe_dump(_plain(env_kwargs)).strip()}\n```\n"
     return text
+
+
+def _settings(path: Path) -> Any:
+    """From an open file, as RL Zoo reads it: while a command runs, this is data unless there was ``--trust``."""
+    with open(path) as file:
+        return yaml.load(file, Loader=yaml.UnsafeLoader)
 
 
 def _python(

@@ -1,21 +1,29 @@
 """
 What the commands open is read as data: models, statistics, and RL Zoo's ``config.yml``, ``args.yml`` and hyperparameter files.
 
-RL Zoo unpickles statistics, lets YAML make any object, and evaluates text as Python. While a command runs, those places have
-other functions; with ``--trust``, they stay as they are.
+RL Zoo unpickles statistics, lets YAML make any object, and evaluates text as Python; SB3 unpickles models and replay buffers.
+While a command runs, those places have other functions; with ``--trust``, they stay as they are.
 """
 
+import io
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import patch
 
+import huggingface_sb3
+import numpy as np
 import rl_zoo3.enjoy
 import yaml
 from rl_zoo3 import exp_manager, utils
+from sb3_contrib.ars import ars
+from stable_baselines3.common import base_class, off_policy_algorithm
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_plus.algorithms.base import KLControlled
@@ -23,7 +31,7 @@ from sb3_trpo_plus.command_line.runs import given
 from sb3_trpo_plus.files.errors import UnsafeFileError
 from sb3_trpo_plus.files.rebuild import rebuilt
 from sb3_trpo_plus.files.statistics import load_vec_normalize
-from sb3_trpo_plus.zoo.data_only import TRUST, check_names, expression, read_yaml
+from sb3_trpo_plus.zoo.data_only import TRUST, check_env_kwargs, check_zip, checked, expression, read_yaml
 
 FLAG = "--trust"
 
@@ -43,7 +51,15 @@ def opened_as_data(command: str, arguments: list[str]) -> Iterator[list[str]]:
         else:
             packages = given(arguments).gym_packages
             saved_hyperparams = _saved_hyperparams(packages)
+            download = _checked_download()
             for owner, name, value in (
+                (BaseAlgorithm, "load", classmethod(_load_of_ours())),
+                (base_class, "load_from_zip_file", _only_clean_archives()),
+                (ars, "load_from_zip_file", _only_clean_archives()),
+                (off_policy_algorithm, "load_from_pkl", _refuse_replay_buffer),
+                (np, "load", _checked_arrays()),
+                (huggingface_sb3, "load_from_hub", download),
+                (import_module("rl_zoo3.load_from_hub"), "load_from_hub", download),
                 (VecNormalize, "load", staticmethod(load_vec_normalize)),
                 (yaml, "load", _yaml_load()),
                 (utils, "get_saved_hyperparams", saved_hyperparams),
@@ -69,6 +85,63 @@ def _trusting_load() -> Any:
     return trusting
 
 
+def _load_of_ours() -> Any:
+    original: Any = BaseAlgorithm.load.__func__  # type: ignore[attr-defined]
+
+    def load(cls: type, path: Any, *args: Any, **kwargs: Any) -> Any:
+        if not issubclass(cls, KLControlled):
+            _refuse(
+                path,
+                f"a model of {cls.__name__}, which SB3 would unpickle; only this package's algorithms read models as data",
+            )
+        return original(cls, path, *args, **kwargs)
+
+    return load
+
+
+def _only_clean_archives() -> Any:
+    """``load_from_zip_file`` of what our algorithms hand to SB3, which is an archive in memory, and of nothing else."""
+    def load(load_path: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(load_path, io.BytesIO):
+            _refuse(load_path, "a model that SB3 would unpickle")
+        return load_from_zip_file(load_path, *args, **kwargs)
+
+    return load
+
+
+def _refuse_replay_buffer(path: Any, *_: Any, **__: Any) -> NoReturn:
+    _refuse(path, "a replay buffer, which SB3 would unpickle")
+
+
+def _refuse(path: Any, what: str) -> NoReturn:
+    raise UnsafeFileError(f"The file {str(path)!r} is refused: it is {what}. {TRUST}")
+
+
+def _checked_arrays() -> Any:
+    original = np.load
+
+    def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(file, (str, Path)) and zipfile.is_zipfile(file):
+            check_zip(Path(file))
+        return original(file, *args, **kwargs)
+
+    return load
+
+
+def _checked_download() -> Any:
+    """``load_from_hub`` whose zips RL Zoo can extract."""
+    original = huggingface_sb3.load_from_hub
+
+    def load_from_hub(repo_id: str, filename: str) -> Any:
+        path = original(repo_id, filename)
+        # The metrics; a model, which is not extracted, is checked where it is loaded.
+        if filename == "train_eval_metrics.zip":
+            check_zip(Path(path))
+        return path
+
+    return load_from_hub
+
+
 def _results(file: Any) -> Any:
     """What ``all_plots -o`` pickled: arrays and tables of results."""
     try:
@@ -81,7 +154,12 @@ def _yaml_load() -> Any:
     original = yaml.load
 
     def load(stream: Any, Loader: Any) -> Any:
-        return read_yaml(Path(stream.name)) if Loader is yaml.UnsafeLoader else original(stream, Loader)
+        if Loader is not yaml.UnsafeLoader:
+            return original(stream, Loader)
+        loaded = read_yaml(Path(stream.name))
+        if isinstance(loaded, dict):
+            check_env_kwargs(loaded.get("env_kwargs"), f"The file {stream.name!r}")
+        return loaded
 
     return load
 
@@ -93,8 +171,7 @@ def _saved_hyperparams(packages: list[str]) -> Any:
         # Only here: elsewhere in that module, what the user wrote on the command line is evaluated.
         with patch.object(utils, "eval", expression, create=True):
             hyperparams, path = original(stats_path, *args, **kwargs)
-        check_names(hyperparams, packages, f"The file {str(Path(stats_path, 'config.yml'))!r}")
-        return hyperparams, path
+        return checked(hyperparams, packages, f"The file {str(Path(stats_path, 'config.yml'))!r}"), path
 
     return saved_hyperparams
 
@@ -108,8 +185,10 @@ def _read_hyperparameters(packages: list[str]) -> Any:
             raise UnsafeFileError(f"{whose} is refused: it is Python, which would run. {TRUST}")
         read_yaml(Path(self.config))
         hyperparams, saved = original(self)
-        of_the_user = self.custom_hyperparams or {}
-        check_names({name: value for name, value in hyperparams.items() if name not in of_the_user}, packages, whose)
+        of_the_user = {*(self.custom_hyperparams or {}), *(["env_kwargs"] if self.env_kwargs else [])}
+        of_the_file = checked({name: hyperparams[name] for name in hyperparams if name not in of_the_user}, packages, whose)
+        hyperparams.update(of_the_file)
+        saved.update(of_the_file)
         return hyperparams, saved
 
     return read

@@ -1,7 +1,9 @@
 """RL Zoo's files as data: what they mean is what RL Zoo makes of them, and what would run is refused."""
 
+import importlib
 import math
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from rl_zoo3 import exp_manager
 from torch import nn
 
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
-from sb3_trpo_plus.zoo.data_only import WRAPPERS, check_names, expression, read_yaml
+from sb3_trpo_plus.zoo.data_only import FORMER, MOST, WRAPPERS, check_zip, checked, expression, read_yaml
 
 ROOT = Path(__file__).parents[2]
 OF_THE_ZOO = Path(exp_manager.__file__).parent / "hyperparams"
@@ -37,6 +39,22 @@ def test_a_tuple_of_the_command_line_comes_back(tmp_path: Path) -> None:
     assert read_yaml(tmp_path / "args.yml") == arguments
 
 
+def test_aliases_and_merges_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text("d: &d {n: 1, m: &m [2, 3]}\ne: {<<: *d, n: 4}\nf: {<<: [*d, {k: 5}], l: *m}\n")
+    assert read_yaml(tmp_path / "a.yml") == {
+        "d": {"n": 1, "m": [2, 3]},
+        "e": {"n": 4, "m": [2, 3]},
+        "f": {"n": 1, "m": [2, 3], "k": 5, "l": [2, 3]},
+    }
+
+
+def that_double(first: str, again: str) -> str:
+    """Forty values, each with the one before it twice."""
+    return "".join([f"a0: &a0 {first}\n", *(f"a{i}: &a{i} {again.replace('*', f'*a{i - 1}')}\n" for i in range(1, 40))])
+
+
+ORDERED = "!!python/object/apply:collections.OrderedDict"
+TUPLES = that_double("!!python/tuple []", "!!python/tuple [*, *]")
 HOSTILE_YAML = {
     "a call": "!!python/object/apply:os.system ['touch trace']",
     "a new object": "!!python/object/new:subprocess.Popen [['touch', 'trace']]",
@@ -53,6 +71,19 @@ HOSTILE_YAML = {
     ),
     "nested deep": "[" * 2000 + "]" * 2000,
     "two megabytes": "x: " + "y" * 2**21,
+    "a tuple that doubles as a key": TUPLES + "k:\n  ? *a39\n  : 1\n",
+    "a tuple that doubles in a set": TUPLES + "k: !!set\n  ? *a39\n",
+    "a tuple as a key": "? !!python/tuple [1]\n: 1",
+    "an OrderedDict with a list that doubles as a key": that_double("[]", "[*, *]") + f"k: {ORDERED} [[[*a39, 1]]]",
+    "an OrderedDict with a number as a key": f"{ORDERED} [[[3, 1]]]",
+    "merges of many keys": (
+        "a: &a {" + ",".join(f"k{i}: 0" for i in range(2000)) + "}\n" + "".join(f"b{i}: {{<<: *a}}\n" for i in range(500))
+    ),
+    "a hundred kilobytes of parts": "a: [" + "a," * 50_000 + "]",
+    "a number in base 60": "a: 1" + ":59" * 40_000,
+    "a fraction in base 60": "a: 1" + ":59" * 1000 + ".5",
+    "a long number": "a: 0x" + "f" * 1000,
+    "a long text, often": 'a: &a "' + "x" * 50_000 + '"\nb: [' + "*a," * 10_000 + "]",
 }
 
 
@@ -66,7 +97,8 @@ def test_what_is_no_data_is_refused_by_the_files_name(kind: str, tmp_path: Path,
 
 
 def test_what_is_no_yaml_is_said_to_be_none(tmp_path: Path) -> None:
-    for content in (b"a: [", b"\xff\xfe\x00", b"a: b: c"):
+    wrong = (b"x: !!int ''", b"x: !!bool maybe", b"x: !!timestamp never", b"x: 2024-99-99", b"x: !!float a")
+    for content in (b"a: [", b"\xff\xfe\x00", b"a: b: c", *wrong):
         (tmp_path / "config.yml").write_bytes(content)
         with pytest.raises(ModelFileError, match=r"config\.yml' is no YAML file"):
             read_yaml(tmp_path / "config.yml")
@@ -120,10 +152,10 @@ def test_expressions_that_are_more_than_data_are_refused(text: str) -> None:
 
 def test_wrappers_are_those_of_the_list_or_of_the_users_packages() -> None:
     for last, modules in WRAPPERS.items():
-        check_names({"env_wrapper": [f"{modules[0]}.{last}"]}, [], "It")
-        check_names({"env_wrapper": {f"{modules[0]}.{last}": {"a": 1}}}, [], "It")
-    check_names({"env_wrapper": None, "policy": "MlpPolicy", "callback": []}, [], "It")
-    check_names({"env_wrapper": "mine.Wrapper", "policy": "mine.deep.Policy"}, ["mine"], "It")
+        checked({"env_wrapper": [f"{modules[0]}.{last}"]}, [], "It")
+        checked({"env_wrapper": {f"{modules[0]}.{last}": {"a": 1}}}, [], "It")
+    checked({"env_wrapper": None, "policy": "MlpPolicy", "callback": []}, [], "It")
+    checked({"env_wrapper": "mine.Wrapper", "policy": "mine.deep.Policy"}, ["mine"], "It")
     hostile: dict[str, Any] = {
         "env_wrapper": [
             "os.system",
@@ -140,15 +172,77 @@ def test_wrappers_are_those_of_the_list_or_of_the_users_packages() -> None:
     for key, values in hostile.items():
         for value in values:
             with pytest.raises(UnsafeFileError, match=rf"It is refused: its {key} is .*--gym-packages.*--trust"):
-                check_names({key: value}, ["mineral_water"], "It")
+                checked({key: value}, ["mineral_water"], "It")
 
 
 @pytest.mark.parametrize("last", WRAPPERS)
 def test_each_wrapper_of_the_list_exists(last: str) -> None:
-    """Under the first of its names; the others are those of former years."""
-    import importlib
+    for module in WRAPPERS[last]:
+        assert hasattr(importlib.import_module(module), last)
 
-    assert hasattr(importlib.import_module(WRAPPERS[last][0]), last)
+
+def test_wrappers_with_names_of_former_years_get_those_of_today() -> None:
+    """So that no folder `utils` or `gym` of the current folder is imported."""
+    given = {
+        "env_wrapper": ["utils.wrappers.HistoryWrapper", {"gym.wrappers.TimeLimit": {"max_episode_steps": 3}}],
+        "vec_env_wrapper": None,
+        "policy": "MlpPolicy",
+    }
+    today = ["rl_zoo3.wrappers.HistoryWrapper", {"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 3}}]
+    assert checked(given, [], "It") == {**given, "env_wrapper": today}
+    assert checked({"env_wrapper": "utils.wrappers.FrameSkip"}, [], "It") == {"env_wrapper": "rl_zoo3.wrappers.FrameSkip"}
+    of_the_user = {"env_wrapper": "utils.wrappers.Mine"}
+    assert checked(of_the_user, ["utils"], "It") == of_the_user
+    assert not any(module in FORMER for modules in WRAPPERS.values() for module in modules)
+
+
+def test_what_a_file_asks_for_has_bounds() -> None:
+    wrapped = {"n_stack": "stable_baselines3.common.vec_env.VecFrameStack", "horizon": "rl_zoo3.wrappers.HistoryWrapper"}
+    for value in (300_000_000, math.inf, math.nan, "300000000", [4]):
+        for key in MOST:
+            with pytest.raises(UnsafeFileError, match=rf"It is refused: its {key} is .*--trust"):
+                checked({key: value}, [], "It")
+        for name, wrapper in wrapped.items():
+            with pytest.raises(UnsafeFileError, match=rf"It is refused: its {name} is .*--trust"):
+                checked({"env_wrapper": [{wrapper: {name: value}}]}, [], "It")
+    usual = {"frame_stack": 4, "n_envs": 16, "env_wrapper": {wrapped["horizon"]: {"horizon": 2}}}
+    assert checked(usual, [], "It") == usual
+    assert checked({"frame_stack": None}, [], "It") == {"frame_stack": None}
+
+
+def test_arguments_of_the_environment_are_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").touch()
+    for value in ("/etc/hostname", "a\\b", "secret", b"/etc/hostname", ["x", {"y": ("secret",)}], {"secret": 1}, {"secret"}):
+        with pytest.raises(UnsafeFileError, match=r"It is refused: its env_kwargs have .*--trust"):
+            checked({"env_kwargs": {"xml_file": value}}, [], "It")
+    plain = {
+        "env_kwargs": {"map_name": "8x8", "slippery": False, "sizes": [1, 2.5, None], "obs_type": "ram", "long": "x" * 9999}
+    }
+    assert checked(plain, [], "It") == plain
+
+
+def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_zips_are_checked_before_they_are_extracted(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.zip"
+    check_zip(zipped(path, {"monitor.csv": b"0" * 2**20, "folder/evaluations.npz": b""}))
+    check_zip(zipped(path, {"noise": os.urandom(2**21)}))
+    with pytest.raises(UnsafeFileError, match=r"metrics\.zip' is refused: it grows from [\d,]+ to 2,097,152 bytes"):
+        check_zip(zipped(path, {f"{i}.csv": b"0" * 2**19 for i in range(4)}))
+    for name in ("../a", "/a", "a/../../b", "C:a", "..\\a"):
+        with pytest.raises(UnsafeFileError, match="is outside of the folder"):
+            check_zip(zipped(path, {name: b""}))
+    with pytest.raises(UnsafeFileError, match="by a method"):
+        check_zip(zipped(path, {"a": b""}, zipfile.ZIP_BZIP2))
+    path.write_bytes(b"PK")
+    with pytest.raises(ModelFileError, match="is not a whole zip"):
+        check_zip(path)
 
 
 def test_numbers_of_expressions_are_numbers() -> None:

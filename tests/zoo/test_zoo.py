@@ -177,7 +177,9 @@ def test_zoo_commands_read_statistics_through_our_loader() -> None:
     from stable_baselines3.common.vec_env import VecNormalize
 
     assert VecNormalize.load is load_vec_normalize
+    # Theirs in their order; ours has a default, so that RL Zoo's calls of two arguments are those of data.
     assert list(inspect.signature(VecNormalize.load).parameters)[:2] == ["load_path", "venv"]
+    assert inspect.signature(VecNormalize.load).parameters["trust"].default is False
     zoo.register()
     assert sb3_contrib.TRPO is not TRPO
     assert np.all([algorithm is rl_zoo3.ALGOS[name] for name, algorithm in zoo.ALGORITHMS.items()])
