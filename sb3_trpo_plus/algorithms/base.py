@@ -50,6 +50,8 @@ from sb3_trpo_plus.files.archive import find, name_of
 from sb3_trpo_plus.files.atomic import path_to_write, write_whole
 from sb3_trpo_plus.files.errors import ModelFileError
 from sb3_trpo_plus.files.models import read_model, read_parameters
+from sb3_trpo_plus.files.rebuild import OPTIMISER_CLASSES
+from sb3_trpo_plus.files.weights import check_optimiser
 from sb3_trpo_plus.policies.actor import hold_actor, refresh_running_statistics
 from sb3_trpo_plus.policies.distributions import distribution_put_back
 from sb3_trpo_plus.policies.observations import every
@@ -371,6 +373,10 @@ class KLControlled(Resumable):
         if not isinstance(parameters, dict):
             parameters = read_parameters(find(parameters), type(self))
         check_parameters(parameters)
+        optimiser = self.policy.optimizer
+        if "policy.optimizer" in parameters and type(optimiser) in OPTIMISER_CLASSES and len(optimiser.param_groups) == 1:
+            shapes = [tuple(parameter.shape) for parameter in optimiser.param_groups[0]["params"]]
+            check_optimiser(parameters["policy.optimizer"], optimiser, shapes)
         before: Any = copy.deepcopy(self.get_parameters())
         try:
             super().set_parameters(parameters, exact_match, device)

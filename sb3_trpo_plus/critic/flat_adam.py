@@ -54,7 +54,7 @@ class FlatAdam:
     def of(cls, optimizer: th.optim.Optimizer, parameters: list[th.nn.Parameter]) -> "FlatAdam | None":
         """
         :return: None if the optimiser is not a ``torch.optim.Adam`` with one parameter group, no hooks or special options,
-            and the same step count for all parameters
+            moments of the parameters' shapes, and the same step count for all parameters
         """
         if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1 or "step" in optimizer.__dict__:
             return None
@@ -73,7 +73,13 @@ class FlatAdam:
             )
         )
         steps = {float(state.get("step", 0.0)) for state in states}
-        return None if foreign or special or hooked or len(steps) > 1 else cls(optimizer, parameters)
+        # Of another shape, they would make a shorter vector, beyond whose end the kernel would write.
+        misshapen = any(
+            state.get(name, parameter).shape != parameter.shape
+            for state, parameter in zip(states, parameters, strict=True)
+            for name in ("exp_avg", "exp_avg_sq")
+        )
+        return None if foreign or special or hooked or misshapen or len(steps) > 1 else cls(optimizer, parameters)
 
     def __init__(self, optimizer: th.optim.Adam, parameters: list[th.nn.Parameter]) -> None:
         self._optimizer, self._parameters = optimizer, parameters

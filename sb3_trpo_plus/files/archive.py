@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -9,14 +10,17 @@ from collections.abc import Callable
 from stable_baselines3.common.save_util import open_path
 
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
+from sb3_trpo_plus.files.words import one_line
 
 ModelFile = str | pathlib.Path | io.BufferedIOBase
 
-# A member that grows more than this while it is inflated is no model; small ones may, if they are all zeros.
-MOST_GROWTH = 100
+# Members that together grow more than this while they are inflated are no model (SB3's do not grow at all); little may, if it
+# is all zeros.
+MOST_GROWTH = 20
 MOST_BYTES_OF_ZEROS = 2**20
 MOST_BYTES = 2**33
 MOST_MEMBERS = 10_000
+STEP = 2**16
 
 
 def name_of(path: ModelFile) -> str:
@@ -51,11 +55,10 @@ def read_model_archive(path: ModelFile, wanted: Callable[[str], bool], needed: s
     try:
         return members(file, wanted, needed)
     except UnsafeFileError as error:
-        raise UnsafeFileError(f"{name_of(path)} is refused: {error}") from error
+        raise UnsafeFileError(f"{name_of(path)} is refused: {one_line(str(error), 1000)}") from error
     except DAMAGES as error:
-        raise ModelFileError(
-            f"{name_of(path)} is not a whole saved model ({error}): it was cut off, damaged or is something else, get it again"
-        ) from error
+        words = f"({one_line(str(error))}): it was cut off, damaged or is something else, get it again"
+        raise ModelFileError(f"{name_of(path)} is not a whole saved model {words}") from error
     finally:
         if isinstance(path, (str, pathlib.Path)):
             file.close()
@@ -65,8 +68,7 @@ def read_model_archive(path: ModelFile, wanted: Callable[[str], bool], needed: s
 
 # What Python's zipfile raises for damaged archives.
 DAMAGES = (
-    zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, NotImplementedError, OverflowError, IndexError,
-    KeyError,
+    zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, ArithmeticError, LookupError, OSError, struct.error,
 )  # fmt: skip
 
 
@@ -83,20 +85,30 @@ def members(file: io.BufferedIOBase, wanted: Callable[[str], bool], needed: set[
         lacking = needed - set(names)
         if lacking:
             raise zipfile.BadZipFile(f"it has no {' and no '.join(sorted(lacking))}")
-        total = 0
+        total = stored = 0
         read: dict[str, bytes] = {}
         for info in infos:
             if not wanted(info.filename):
                 continue
             total += info.file_size
+            stored += info.compress_size
             if info.flag_bits & 1:
                 raise UnsafeFileError(f"its {info.filename} is encrypted")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise UnsafeFileError(f"its {info.filename} is compressed by a method that no model has")
-            if info.file_size > max(MOST_BYTES_OF_ZEROS, MOST_GROWTH * info.compress_size) or total > MOST_BYTES:
-                raise UnsafeFileError(f"its {info.filename} grows from {info.compress_size:,} to {info.file_size:,} bytes")
+            if total > max(MOST_BYTES_OF_ZEROS, MOST_GROWTH * stored) or total > MOST_BYTES:
+                raise UnsafeFileError(f"its {info.filename} makes it grow from {stored:,} to {total:,} bytes")
             try:
-                read[info.filename] = archive.read(info)
+                read[info.filename] = _inflated(archive, info)
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                 raise zipfile.BadZipFile(f"its {info.filename} is damaged") from error
         return read
+
+
+def _inflated(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A member, read in steps: at once, zipfile would inflate all of it first, however small it claims to be."""
+    with archive.open(info) as member:
+        parts = list(iter(lambda: member.read(STEP), b""))
+    if sum(map(len, parts)) != info.file_size:
+        raise zipfile.BadZipFile(f"its {info.filename} is smaller than it says")
+    return b"".join(parts)

@@ -22,10 +22,11 @@ from sb3_trpo_plus.files.rebuild import (
     ROLLOUT_BUFFERS,
     is_schedule,
 )
+from sb3_trpo_plus.files.words import shown
 
 MOST_LAYERS = 100
 WIDEST_LAYER = 2**20
-LARGEST_ROLLOUT = 2**40
+LARGEST_ROLLOUT = 2**36
 
 # An allowed value, the words for it.
 Field = tuple[Callable[[Any, "Allowed"], bool], str]
@@ -61,7 +62,7 @@ def is_plain(value: Any, allowed: Allowed, depth: int = 0) -> bool:
         return True
     if isinstance(value, (float, np.floating)):
         return bool(math.isfinite(value))
-    if isinstance(value, (list, tuple, collections.deque)):
+    if isinstance(value, (list, tuple, set, collections.deque)):
         return all(is_plain(part, allowed, depth + 1) for part in value)
     if isinstance(value, dict):
         return all(is_plain(part, allowed, depth + 1) for part in value.values())
@@ -74,7 +75,8 @@ def _is_count(value: Any, least: int = 0) -> bool:
 
 def _is_real(value: Any) -> bool:
     real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    return real and math.isfinite(float(value))
+    # No isfinite, which makes a float of an integer, and of some it can't.
+    return real and bool(abs(value) <= 1e300)
 
 
 def _is_layers(value: Any, depth: int = 0) -> bool:
@@ -113,14 +115,14 @@ def _is_argument(value: Any, allowed: Allowed) -> bool:
 
 def _check_policy_kwargs(value: Any, allowed: Allowed) -> None:
     if not isinstance(value, dict):
-        raise ModelFileError(f"is {_shown(value)}, not a dictionary")
+        raise ModelFileError(f"is {shown(value)}, not a dictionary")
     for key, part in value.items():
         if key in _POLICY_KWARGS:
             is_allowed, words = _POLICY_KWARGS[key]
             if not is_allowed(part, allowed):
-                raise ModelFileError(f"has {_shown(part)} for {key}, not {words}")
+                raise ModelFileError(f"has {shown(part)} for {key}, not {words}")
         elif not isinstance(key, str) or not _is_argument(part, allowed):
-            raise ModelFileError(f"has {_shown(part)} for {key}, which is no plain value")
+            raise ModelFileError(f"has {shown(part)} for {shown(key)}, which is no plain value")
 
 
 _COUNT: Field = (lambda x, _: _is_count(x), "an integer of at least 0")
@@ -129,15 +131,24 @@ _BOOL: Field = (lambda x, _: isinstance(x, bool), "True or False")
 _NUMBER: Field = (lambda x, _: _is_real(x), "a finite number")
 _NUMBER_OR_SCHEDULE: Field = (lambda x, a: _is_real(x) or is_schedule(x) or a.brings(x), "a finite number or a schedule")
 _SPACE: Field = (lambda x, _: isinstance(x, spaces.Space), "a space of Gymnasium")
+
+
+def _is_episode(value: Any) -> bool:
+    """What a Monitor notes at the end of an episode, or whether it was a success."""
+    if isinstance(value, dict):
+        return all(isinstance(value.get(key), (int, float, np.number)) for key in ("r", "l"))
+    return isinstance(value, (bool, int, float, np.bool_, np.number))
+
+
 _EPISODES: Field = (
-    lambda x, a: x is None or (isinstance(x, collections.deque) and is_plain(x, a)),
-    "a deque of plain values",
+    lambda x, a: x is None or (isinstance(x, collections.deque) and is_plain(list(x), a) and all(map(_is_episode, x))),
+    "a deque of episodes",
 )
 
 
 def _is_observations(value: Any, _: Allowed) -> bool:
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
-    return value is None or all(isinstance(part, np.ndarray) for part in parts)
+    return value is None or all(isinstance(part, np.ndarray) and part.ndim > 0 for part in parts)
 
 
 _OBSERVATIONS: Field = (_is_observations, "an array, or a dictionary of arrays")
@@ -167,6 +178,15 @@ FIELDS: dict[str, Field] = {
 }  # fmt: skip
 
 
+def _is_plain_or_infinite(value: Any, allowed: Allowed) -> bool:
+    """Such as a best return so far."""
+    return isinstance(value, float) or is_plain(value, allowed)
+
+
+#: Names of the attributes that have a kind of their own; those of a user's may be anything plain
+KINDS = {*FIELDS, "policy_kwargs"}
+
+
 def check_field(name: str, value: Any, allowed: Allowed) -> None:
     """
     Check an attribute that a file gives.
@@ -179,9 +199,28 @@ def check_field(name: str, value: Any, allowed: Allowed) -> None:
     if name == "policy_kwargs":
         _check_policy_kwargs(value, allowed)
         return
-    is_allowed, words = FIELDS.get(name, (is_plain, "a plain value"))
+    is_allowed, words = FIELDS.get(name, (_is_plain_or_infinite, "a plain value"))
     if not is_allowed(value, allowed):
-        raise ModelFileError(f"is {_shown(value)}, not {words}")
+        raise ModelFileError(f"is {shown(value)}, not {words}")
+
+
+def check_observations(data: dict[str, Any]) -> None:
+    """
+    Leave out the last observations if they are not of the spaces and the number of environments, so that learn() resets.
+
+    :param data: the checked attributes, of which these may become None
+    """
+    last, n_envs = data.get("_last_obs"), data.get("n_envs")
+    space = data.get("observation_space")
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    given = last if isinstance(last, dict) else {"": last}
+    fit = last is not None and parts.keys() == given.keys()
+    if not (fit and all(_fits(given[key], part, n_envs) for key, part in parts.items())):
+        data["_last_obs"] = None
+
+
+def _fits(array: Any, space: Any, n_envs: Any) -> bool:
+    return isinstance(array, np.ndarray) and isinstance(space, spaces.Space) and array.shape == (n_envs, *(space.shape or ()))
 
 
 def check_sizes(data: dict[str, Any]) -> None:
@@ -205,11 +244,3 @@ def spaces_within(space: Any) -> list[spaces.Space[Any]]:
     if isinstance(space, spaces.Tuple):
         return [part for one in space.spaces for part in spaces_within(one)]
     return [space] if isinstance(space, spaces.Space) else []
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # an integer of more digits than Python shows
-        text = f"a huge {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:80]}..."

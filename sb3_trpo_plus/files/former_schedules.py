@@ -22,6 +22,7 @@ FORMER_SCHEDULES: dict[tuple[str, tuple[str, ...]], Callable[..., Any]] = {
     },
 }
 
+CONSTANT = Named("stable_baselines3.common.utils", "ConstantSchedule")
 _CLOUDPICKLE = ("cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast", "cloudpickle")
 
 
@@ -38,8 +39,8 @@ def name_of_function(function: Made) -> str:
 
     :param function: of which :func:`is_function` is true
     """
-    described = _described(function)
-    return f"{described.get('__module__')}.{described.get('__qualname__')}"
+    module, name = (_described(function).get(key) for key in ("__module__", "__qualname__"))
+    return f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "without a name"
 
 
 def former_schedule(function: Made) -> Schedule | None:
@@ -51,8 +52,10 @@ def former_schedule(function: Made) -> Schedule | None:
     described = _described(function)
     cells = described.get("__closure__") or ()
     variables = _free_variables(function)
-    key = f"{described.get('__module__')}:{described.get('__qualname__')}"
-    make = FORMER_SCHEDULES.get((key, variables))
+    module, name = described.get("__module__"), described.get("__qualname__")
+    if not (isinstance(module, str) and isinstance(name, str) and isinstance(cells, (list, tuple))):
+        return None
+    make = FORMER_SCHEDULES.get((f"{module}:{name}", variables))
     if make is None or len(cells) != len(variables):
         return None
     contents = [_in_cell(cell) for cell in cells]
@@ -62,10 +65,12 @@ def former_schedule(function: Made) -> Schedule | None:
 
 def _in_cell(cell: Any) -> Any:
     """The number or the schedule in a closure's cell; None for anything else."""
-    content: Any = cell.arguments[0] if _is_call(cell, "_make_cell") and cell.arguments else None
+    is_full = _is_call(cell, "_make_cell") and isinstance(cell.arguments, tuple) and len(cell.arguments) == 1
+    content: Any = cell.arguments[0] if is_full else None
     if is_function(content):
         return former_schedule(content)
-    if isinstance(content, Made) and isinstance(content.state, dict) and str(content.function).endswith(".ConstantSchedule"):
+    is_constant = isinstance(content, Made) and content.function == CONSTANT
+    if is_constant and isinstance(content.state, dict):
         content = content.state.get("val")
         return ConstantSchedule(content) if _is_number(content) else None
     return content if _is_number(content) else None
@@ -85,15 +90,21 @@ def _described(function: Made) -> dict[Any, Any]:
 def _free_variables(function: Made) -> tuple[str, ...]:
     try:
         code = function.arguments[0].arguments
-        return tuple(map(str, code[-2]))
+        variables = code[-2]
+        return variables if isinstance(variables, tuple) and all(isinstance(name, str) for name in variables) else ()
     except (AttributeError, IndexError, TypeError):
         return ()
 
 
 def _is_call(tree: Any, name: str) -> bool:
-    return isinstance(tree, Made) and tree.function in [Named(module, name) for module in _CLOUDPICKLE]
+    return isinstance(tree, Made) and isinstance(tree.function, Named) and tree.function in _named_by(name)
+
+
+def _named_by(name: str) -> list[Named]:
+    return [Named(module, name) for module in _CLOUDPICKLE]
 
 
 def _type_named(tree: Any) -> Any:
     """The name of a type that is not importable and so looked up by cloudpickle, ``LambdaType``, say."""
-    return tree.arguments[0] if _is_call(tree, "_builtin_type") and tree.arguments else None
+    is_type = _is_call(tree, "_builtin_type") and isinstance(tree.arguments, tuple) and len(tree.arguments) == 1
+    return tree.arguments[0] if is_type and isinstance(tree.arguments[0], str) else None

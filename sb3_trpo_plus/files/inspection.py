@@ -3,20 +3,21 @@
 import base64
 import binascii
 import io
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch as th
+from gymnasium import spaces
 
 from sb3_trpo_plus.files.archive import DAMAGES, ModelFile, members, read_model_archive
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from sb3_trpo_plus.files.models import TOLD_BY, json_of, named
-from sb3_trpo_plus.files.pickles import Made, Named, names_in, read
-from sb3_trpo_plus.files.rebuild import rebuilt
+from sb3_trpo_plus.files.pickles import names_in, read
+from sb3_trpo_plus.files.rebuild import Rebuilding, is_schedule
 from sb3_trpo_plus.files.tensors import read_tensors
-
-LONGEST_LINE = 100
+from sb3_trpo_plus.files.words import one_line, shown
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,16 @@ def inspect_model(path: ModelFile) -> Inspection:
         data = json_of(parts["data"])
     pickles = {name: _pickle(value) for name, value in data.items() if isinstance(value, dict) and ":serialized:" in value}
     trees = {name: _followed(pickled) for name, pickled in pickles.items()}
-    described = {name: _of_pickle(pickles[name], tree) for name, tree in trees.items()}
+    described = {name: _of_pickle(tree) for name, tree in trees.items()}
     for name, member in parts.items():
         trees.update((f"{name}: {part}", _followed(raw)) for part, raw in _pickles_within(name, member))
     return Inspection(
         next((name for name in TOLD_BY if name in data), None),
-        _line(parts.get("_stable_baselines3_version", b"").decode(errors="replace")),
-        {name: len(member) for name, member in parts.items()},
-        {_line(name): described.get(name) or _described(value) for name, value in data.items()},
+        one_line(parts.get("_stable_baselines3_version", b"").decode(errors="replace")),
+        {one_line(name): len(member) for name, member in parts.items()},
+        {one_line(name): described.get(name) or shown(value) for name, value in data.items()},
         _shapes(parts.get("policy.pth", b"")),
-        {_line(name): sorted({_line(str(one)) for one in names_in(tree)}) for name, tree in trees.items()},
+        {one_line(name): sorted({one_line(str(one)) for one in names_in(tree)}) for name, tree in trees.items()},
     )
 
 
@@ -74,19 +75,22 @@ def _pickle(value: dict[str, Any]) -> bytes:
 
 
 def _followed(pickled: bytes) -> Any:
-    """The tree of a pickle; what is wrong with it, where it can't be followed."""
+    """The tree of a pickle; what is wrong with it in words, where it can't be followed."""
     try:
         return read(pickled)
     except UnsafeFileError as error:
-        return error
+        return f"a pickle with {error}"
 
 
-def _of_pickle(pickled: bytes, tree: Any) -> str:
+def _of_pickle(tree: Any) -> str:
     """One line for a pickle: the object, if it can be had, else what it would be made of."""
     try:
-        return _line(repr(rebuilt(pickled)))
-    except UnsafeFileError:
-        return _described(tree)
+        found = Rebuilding().of(tree)
+    except (UnsafeFileError, RecursionError):
+        return shown(tree)
+    # Their own words, which are of a limited length.
+    is_known = isinstance(found, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)) or is_schedule(found)
+    return one_line(repr(found)) if is_known else shown(found if not isinstance(found, deque) else list(found))
 
 
 def _pickles_within(name: str, member: bytes) -> Iterator[tuple[str, bytes]]:
@@ -104,27 +108,4 @@ def _shapes(pth: bytes) -> dict[str, tuple[int, ...]]:
         return {}
     if not isinstance(state, dict):
         return {}
-    return {_line(str(name)): tuple(one.shape) for name, one in state.items() if isinstance(one, th.Tensor)}
-
-
-def _described(tree: Any) -> str:
-    """One line for a JSON value or the tree of a pickle."""
-    if isinstance(tree, UnsafeFileError):
-        return f"a pickle with {_line(str(tree))}"
-    if isinstance(tree, Named):
-        return _line(str(tree))
-    if isinstance(tree, Made):
-        state = tree.state if isinstance(tree.state, dict) else {}
-        parts = [f"{name}={value}" for name, value in state.items() if isinstance(value, (bool, int, float, str))]
-        return _line(f"{_described(tree.function)}({', '.join(parts)})")
-    if isinstance(tree, dict):
-        return _line("{" + ", ".join(f"{key}: {_described(value)}" for key, value in list(tree.items())[:20]) + "}")
-    if isinstance(tree, (list, tuple)):
-        return _line("[" + ", ".join(_described(part) for part in tree[:20]) + "]")
-    return _line(repr(tree))
-
-
-def _line(text: str) -> str:
-    """A text of a stranger's in one line, without what a terminal would obey."""
-    printable = "".join(character if character.isprintable() else "?" for character in text[: 10 * LONGEST_LINE])
-    return printable if len(printable) <= LONGEST_LINE else f"{printable[:LONGEST_LINE]}..."
+    return {one_line(str(name)): tuple(one.shape) for name, one in state.items() if isinstance(one, th.Tensor)}

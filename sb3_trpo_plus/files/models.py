@@ -11,6 +11,7 @@ import binascii
 import inspect
 import io
 import json
+import warnings
 import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -22,10 +23,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_trpo_plus.files.archive import ModelFile, name_of, read_model_archive
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
-from sb3_trpo_plus.files.fields import FIELDS, Allowed, check_field, check_sizes
+from sb3_trpo_plus.files.fields import KINDS, Allowed, check_field, check_observations, check_sizes
 from sb3_trpo_plus.files.gym_years import unpickle
-from sb3_trpo_plus.files.rebuild import rebuilt
+from sb3_trpo_plus.files.pickles import read
+from sb3_trpo_plus.files.rebuild import MOST_NODES, Rebuilding
 from sb3_trpo_plus.files.weights import check_weights, read_state_dicts, state_in
+from sb3_trpo_plus.files.words import one_line, shown
 
 # Which algorithm saved a file: the one of the first name found in its data. Old files of NPG also have TRPO's attributes.
 TOLD_BY = {
@@ -76,7 +79,13 @@ def read_model(
     :raises ModelFileError: it is damaged, was saved by another algorithm, or has a value of the wrong kind
     """
     names, variable_names = _torch_names(algorithm)
-    parts = read_model_archive(path, lambda name: name in ("data", "system_info.txt") or name.endswith(".pth"), {"data"})
+    members = {
+        "data",
+        "system_info.txt",
+        *(f"{name}.pth" for name in names),
+        *(["pytorch_variables.pth"] if variable_names else []),
+    }
+    parts = read_model_archive(path, members.__contains__, {"data"})
     with named(path):
         data = json_of(parts["data"])
         # First, since those of other algorithms have other members.
@@ -84,14 +93,22 @@ def read_model(
         lacking = [f"{name}.pth" for name in names if f"{name}.pth" not in parts]
         if lacking:
             raise ModelFileError(f"it is not a whole saved model, it has no {' and no '.join(lacking)}: get it again")
-        allowed = Allowed(safe_globals, algorithm)
+        allowed = Allowed(_checked(safe_globals), algorithm)
+        rebuilding = Rebuilding(allowed.classes)
         objects: dict[str, Any] = {"lr_schedule": None, **replaced}
         for name, value in data.items():
-            if name not in objects and (trust or _is_kept(name, algorithm)):
-                objects[name] = _trusted(name, value) if trust else _read(name, value, allowed)
+            if name in objects or not (trust or _is_kept(name, algorithm)):
+                continue
+            try:
+                objects[name] = _trusted(name, value) if trust else _read(name, value, allowed, rebuilding)
+            except ModelFileError as error:
+                if trust or name in KINDS:
+                    raise
+                warnings.warn(f"{name_of(path)}: an attribute of no use to SB3 is left out, {one_line(str(error), 1000)}")
         tensors = read_state_dicts(parts, names)
         variables = state_in("pytorch_variables.pth", parts["pytorch_variables.pth"]) if variable_names else None
         if not trust:
+            check_observations(objects)
             check_sizes(objects)
             check_weights(objects, tensors, allowed)
     if variables is not None:
@@ -109,7 +126,8 @@ def read_parameters(path: ModelFile, algorithm: type[BaseAlgorithm]) -> dict[str
     :raises ValueError: as :func:`read_model`
     """
     names, _ = _torch_names(algorithm)
-    parts = read_model_archive(path, lambda name: name.endswith(".pth"), {f"{name}.pth" for name in names})
+    members = {f"{name}.pth" for name in names}
+    parts = read_model_archive(path, members.__contains__, members)
     with named(path):
         return read_state_dicts(parts, names)
 
@@ -120,13 +138,25 @@ def named(path: ModelFile) -> Iterator[None]:
     try:
         yield
     except UnsafeFileError as error:
-        raise UnsafeFileError(f"{name_of(path)} is refused: {error}") from error
+        raise UnsafeFileError(f"{name_of(path)} is refused: {one_line(str(error), 1000)}") from error
     except ModelFileError as error:
-        raise ModelFileError(f"{name_of(path)}: {error}") from error
+        raise ModelFileError(f"{name_of(path)}: {one_line(str(error), 1000)}") from error
     except RecursionError as error:
         raise UnsafeFileError(f"{name_of(path)} is refused: it is nested too deep") from error
     except MemoryError as error:
         raise UnsafeFileError(f"{name_of(path)} is refused: it takes more memory than there is") from error
+
+
+def _checked(safe_globals: Any) -> tuple[Any, ...]:
+    try:
+        given = tuple(safe_globals)
+    except TypeError:
+        given = (None,)
+    wrong = [one for one in given if not (hasattr(one, "__module__") and hasattr(one, "__qualname__"))]
+    if wrong or isinstance(safe_globals, str):
+        found = type(safe_globals).__name__ if given == (None,) else shown(wrong)
+        raise TypeError(f"safe_globals must be a list of classes and functions, such as [MyExtractor], but it has {found}")
+    return given
 
 
 def _torch_names(algorithm: type[BaseAlgorithm]) -> tuple[list[str], list[str]]:
@@ -139,11 +169,12 @@ def _torch_names(algorithm: type[BaseAlgorithm]) -> tuple[list[str], list[str]]:
 
 def _is_kept(name: str, algorithm: type[BaseAlgorithm]) -> bool:
     """Whether the file decides this attribute: those of the algorithm, and a user's that hide nothing of the class."""
-    if name in FIELDS or name == "policy_kwargs":
+    if name in KINDS:
         return True
     # A default that a class has for an attribute is none of its methods.
     hidden = inspect.getattr_static(algorithm, name, None)
-    if name in NOT_THE_FILES or not (hidden is None or type(hidden) in (bool, int, float, str)) or not name.isidentifier():
+    is_default = hidden is None or type(hidden) in (bool, int, float, str)
+    if name in NOT_THE_FILES or not is_default or not name.isidentifier() or name.startswith("__"):
         return False
     try:
         return name not in algorithm._excluded_save_params(algorithm.__new__(algorithm))
@@ -166,12 +197,15 @@ def json_of(raw: bytes) -> dict[str, Any]:
             raise UnsafeFileError("its data has a name twice, and readers differ in which they take")
         return found
 
+    # Each list and dictionary of it takes fifty times as much memory.
+    if raw.count(b"[") + raw.count(b"{") + raw.count(b",") > MOST_NODES:
+        raise UnsafeFileError(f"its data has more than {MOST_NODES:,} parts")
     try:
         data = json.loads(raw, object_pairs_hook=once)
     except UnsafeFileError:
         raise
     except ValueError as error:
-        raise ModelFileError(f"it is no whole saved model (its data is no JSON: {error}): get it again") from error
+        raise ModelFileError("it is no whole saved model (its data is no JSON): get it again") from error
     if not isinstance(data, dict):
         raise ModelFileError("it is no saved model: its data is no dictionary")
     return data
@@ -184,11 +218,11 @@ def _check_algorithm(data: dict[str, Any], algorithm: type[BaseAlgorithm], told_
         raise ModelFileError(f"it was saved by another algorithm{whose}, {algorithm.__name__} can't load it: it has {has}")
 
 
-def _read(name: str, value: Any, allowed: Allowed) -> Any:
+def _read(name: str, value: Any, allowed: Allowed, rebuilding: Rebuilding) -> Any:
     """The attribute that a part of ``data`` describes, checked."""
     try:
         if isinstance(value, dict) and ":serialized:" in value:
-            value = rebuilt(base64.b64decode(value[":serialized:"], validate=True), allowed.classes)
+            value = rebuilding.of(read(base64.b64decode(value[":serialized:"], validate=True)))
     except (UnsafeFileError, TypeError, binascii.Error) as error:
         _refuse(name, error)
     try:

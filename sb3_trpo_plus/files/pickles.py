@@ -71,7 +71,7 @@ def read(pickled: bytes) -> Any:
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, UnicodeError) as error:
         if isinstance(error, UnsafeFileError):
             raise
-        raise UnsafeFileError(f"no whole pickle ({type(error).__name__}: {str(error)[:200]})") from error
+        raise UnsafeFileError(f"no whole pickle ({type(error).__name__})") from error
     return result
 
 
@@ -144,6 +144,13 @@ class _Machine:
     def since_mark(self) -> list[Any]:
         parts, self.stack = self.stack, self.below.pop()
         return parts
+
+    def empty_set(self, _: Any) -> None:
+        self.stack.append(Made(Named("builtins", "set"), ()))
+
+    def frozenset(self, _: Any) -> None:
+        parts = self.since_mark()
+        self.stack.append(Made(Named("builtins", "frozenset"), (), elements=parts))
 
     def mark(self, _: Any) -> None:
         self.below.append(self.stack)
@@ -244,6 +251,10 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "BUILD": _Machine.build,
     "APPEND": _Machine.append,
     "APPENDS": _Machine.appends,
+    # Kept as lists: a set would take the hash of each element.
+    "EMPTY_SET": _Machine.empty_set,
+    "ADDITEMS": _Machine.appends,
+    "FROZENSET": _Machine.frozenset,
     "SETITEM": _Machine.set_item,
     "SETITEMS": _Machine.set_items,
     "TUPLE": _Machine.make_tuple,

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
-from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableRolloutBuffer
 from stable_baselines3.common import buffers, policies, torch_layers, utils
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
@@ -23,29 +22,28 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from sb3_trpo_plus.files.errors import UnsafeFileError
 from sb3_trpo_plus.files.former_schedules import former_schedule, is_function, name_of_function
 from sb3_trpo_plus.files.pickles import DEEPEST, Made, Named, read
+from sb3_trpo_plus.files.words import one_line, shown
 
-# A tree whose parts refer to each other can be far larger written out than in the file.
-MOST_NODES = 2_000_000
+# Of all that is rebuilt of one file: a tree whose parts refer to each other can be far larger written out than in the file.
+MOST_NODES = 500_000
 MOST_BYTES = 2**31
 LARGEST_DIMENSION = 2**31
 
 ACTIVATIONS = (
-    "CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "Mish", "ReLU",
-    "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink",
+    "CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "LogSoftmax",
+    "Mish", "PReLU", "RReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus", "Softshrink",
+    "Softsign", "Tanh", "Tanhshrink",
 )  # fmt: skip
-OPTIMISERS = ("ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
+OPTIMISERS = (
+    "ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD",
+)  # fmt: skip
 
 POLICIES: tuple[type, ...] = (
     policies.ActorCriticPolicy,
     policies.ActorCriticCnnPolicy,
     policies.MultiInputActorCriticPolicy,
 )
-ROLLOUT_BUFFERS: tuple[type, ...] = (
-    buffers.RolloutBuffer,
-    buffers.DictRolloutBuffer,
-    MaskableRolloutBuffer,
-    MaskableDictRolloutBuffer,
-)
+ROLLOUT_BUFFERS: tuple[type, ...] = (buffers.RolloutBuffer, buffers.DictRolloutBuffer)
 EXTRACTORS: tuple[type, ...] = (
     torch_layers.BaseFeaturesExtractor,
     torch_layers.FlattenExtractor,
@@ -75,15 +73,16 @@ class LeftOut:
 
 class Rebuilding:
     """
-    One tree that becomes objects.
+    The trees of one file that become objects, within limits for all of them together.
 
     :param allowed: classes and functions of the caller's that the file may name, make and call, beside those of this module
     :param makers: further things that may be made, by the names under which pickle writes them
     """
 
     def __init__(self, allowed: Iterable[Any] = (), makers: Mapping[str, Maker] | None = None) -> None:
-        self.allowed = {path_of(one): one for one in allowed}
+        self.allowed = {path: one for one in allowed for path in (path_of(one), f"{one.__module__}.{one.__name__}")}
         self.makers = {**MAKERS, **(makers or {})}
+        self.made: dict[int, tuple[Made, Any]] = {}
         self.nodes = 0
         self.bytes = 0
         self.depth = 0
@@ -105,9 +104,9 @@ class Rebuilding:
             self.depth -= 1
 
     def _of(self, tree: Any) -> Any:
-        if tree is None or isinstance(tree, (bool, int, float, str)):
+        if tree is None or isinstance(tree, (bool, int, float)):
             return tree
-        if isinstance(tree, bytes):
+        if isinstance(tree, (str, bytes)):
             self.count(len(tree))
             return tree
         if isinstance(tree, list):
@@ -119,7 +118,7 @@ class Rebuilding:
         if isinstance(tree, Named):
             return self._named(tree)
         if isinstance(tree, Made):
-            return self._made(tree)
+            return self._made_once(tree)
         raise UnsafeFileError("a reference to something outside of its pickle")
 
     def count(self, size: int) -> None:
@@ -128,33 +127,49 @@ class Rebuilding:
         if self.bytes > MOST_BYTES:
             raise UnsafeFileError(f"arrays of more than {MOST_BYTES:,} bytes")
 
+    def _made_once(self, made: Made) -> Any:
+        """Arrays, spaces and the like that are referred to more than once are made once, as pickle does."""
+        if id(made) not in self.made:
+            # With the tree itself, so that its id stays its own.
+            self.made[id(made)] = made, self._made(made)
+        return self.made[id(made)][1]
+
     def _named(self, named: Named) -> Any:
         path = str(named)
         if path in self.allowed:
             return self.allowed[path]
         if path in NAMEABLE:
             return NAMEABLE[path]
-        raise UnsafeFileError(f"{path}, which is not on the list of what a file may name")
+        raise UnsafeFileError(f"{shown(named)}, which is not on the list of what a file may name")
 
     def _made(self, made: Made) -> Any:
         if is_function(made):
             return self._function(made)
-        path = str(made.function) if isinstance(made.function, Named) else ""
+        brought = class_brought_along(made)
+        if brought in self.allowed:
+            return self.allowed[brought]
+        if brought is not None:
+            raise UnsafeFileError(f"{one_line(brought)}, a class that the file brings its own code for")
+        path = str(made.function) if isinstance(made.function, Named) else class_brought_along(made.function) or ""
         if path in self.allowed:
             return self._of_the_caller(self.allowed[path], made)
         if path in self.makers:
             try:
                 return self.makers[path](self, made)
-            except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, AssertionError) as error:
-                if isinstance(error, UnsafeFileError):
+            except (
+                ValueError,
+                TypeError,
+                LookupError,
+                AttributeError,
+                ArithmeticError,
+                AssertionError,
+                RuntimeError,
+            ) as error:
+                if isinstance(error, (UnsafeFileError, RecursionError)):
                     raise
-                raise UnsafeFileError(f"a malformed {path} ({str(error)[:200]})") from error
-        brought = class_brought_along(made)
-        if brought in self.allowed:
-            return self.allowed[brought]
-        if brought is not None:
-            raise UnsafeFileError(f"{brought}, a class that the file brings its own code for")
-        raise UnsafeFileError(f"a call of {path or 'something without a name'}, which is not on the list of what may be made")
+                raise UnsafeFileError(f"a malformed {path} ({type(error).__name__})") from error
+        words = one_line(path) or shown(made.function)
+        raise UnsafeFileError(f"a call of {words}, which is not on the list of what may be made")
 
     def _function(self, made: Made) -> Any:
         schedule = former_schedule(made)
@@ -163,7 +178,7 @@ class Rebuilding:
         name = name_of_function(made)
         if name in self.allowed:
             return self.allowed[name]
-        raise UnsafeFileError(f"the function {name}, which the file brings its own code for")
+        raise UnsafeFileError(f"the function {one_line(name)}, which the file brings its own code for")
 
     def _of_the_caller(self, allowed: Any, made: Made) -> Any:
         """An instance of a class that the caller trusts, as pickle would make it."""
@@ -183,7 +198,7 @@ class Rebuilding:
     def state(self, made: Made, *needed: str, **optional: Any) -> dict[str, Any]:
         """Those of an object's attributes that are asked for, with the values of the optional ones where it has none."""
         if not isinstance(made.state, dict) or made.elements or made.items:
-            raise UnsafeFileError(f"a {made.function} whose attributes are not a dictionary")
+            raise UnsafeFileError(f"a {shown(made.function)} whose attributes are not a dictionary")
         return {
             **{name: self.of(made.state[name]) for name in needed},
             **{name: self.of(made.state.get(name, value)) for name, value in optional.items()},
@@ -201,21 +216,31 @@ def rebuilt(pickled: bytes, allowed: Iterable[Any] = ()) -> Any:
     return Rebuilding(allowed).of(read(pickled))
 
 
-def class_brought_along(made: Made) -> str | None:
+# What cloudpickle calls to make a class again, and where the members with its module are among the arguments.
+_MAKES_CLASSES = {
+    Named("cloudpickle.cloudpickle", "_make_skeleton_class"): 3,
+    Named("cloudpickle.cloudpickle", "_make_skeleton_enum"): 3,
+}
+
+
+def class_brought_along(made: Any) -> str | None:
     """The name of a class that cloudpickle wrote with its code; None for anything else."""
-    if str(made.function) not in ("cloudpickle.cloudpickle._make_skeleton_class", "cloudpickle._make_skeleton_class"):
+    if not (isinstance(made, Made) and isinstance(made.function, Named) and made.function in _MAKES_CLASSES):
         return None
-    try:
-        _, name, _, members = made.arguments[:4]
-        return f"{members['__module__']}.{name}"
-    except (TypeError, ValueError, KeyError):
-        return "a class without a name"
+    arguments = made.arguments
+    if made.function.name == "_make_skeleton_enum" and isinstance(arguments, tuple) and len(arguments) > 4:
+        parts = arguments[4], arguments[1]
+    elif isinstance(arguments, tuple) and len(arguments) > 3 and isinstance(arguments[3], dict):
+        parts = arguments[3].get("__module__"), arguments[1]
+    else:
+        parts = None, None
+    return ".".join(parts) if all(isinstance(part, str) for part in parts) else "a class without a name"
 
 
 def _numbers(text: Any) -> np.dtype[Any]:
     """The dtype of a text such as f4: numbers and bools, no objects, text, dates or records."""
     if not (isinstance(text, str) and re.fullmatch(r"[<>|=]?([iu][1248]|f[248]|b1|\?)", text)):
-        raise UnsafeFileError(f"arrays of the dtype {text!r}")
+        raise UnsafeFileError(f"arrays of the dtype {shown(text)}")
     return np.dtype(text)
 
 
@@ -234,7 +259,7 @@ def _filled(rebuilding: Rebuilding, raw: Any, dtype: Any, shape: Any, order: str
     if not (isinstance(raw, bytes) and isinstance(dtype, np.dtype) and isinstance(shape, tuple) and order in ("C", "F")):
         raise UnsafeFileError("an array that is not made of bytes, a dtype and a shape")
     if len(shape) > 16 or not all(type(size) is int and 0 <= size <= LARGEST_DIMENSION for size in shape):
-        raise UnsafeFileError(f"an array of shape {shape!r:.100}")
+        raise UnsafeFileError(f"an array of the shape {shown(shape)}")
     if math.prod(shape) * dtype.itemsize != len(raw):
         raise UnsafeFileError(f"an array of shape {shape} and dtype {dtype} with {len(raw)} bytes")
     rebuilding.count(len(raw))
@@ -244,7 +269,7 @@ def _filled(rebuilding: Rebuilding, raw: Any, dtype: Any, shape: Any, order: str
 
 def _array(rebuilding: Rebuilding, made: Made) -> npt.NDArray[Any]:
     _, shape, dtype, is_fortran, raw = made.state
-    return _filled(rebuilding, raw, rebuilding.of(dtype), shape, "F" if is_fortran else "C")
+    return _filled(rebuilding, rebuilding.of(raw), rebuilding.of(dtype), shape, "F" if is_fortran else "C")
 
 
 def _array_of_buffer(rebuilding: Rebuilding, made: Made) -> npt.NDArray[Any]:
@@ -254,7 +279,22 @@ def _array_of_buffer(rebuilding: Rebuilding, made: Made) -> npt.NDArray[Any]:
 
 def _scalar(rebuilding: Rebuilding, made: Made) -> Any:
     dtype, raw = made.arguments
-    return _filled(rebuilding, raw, rebuilding.of(dtype), (), "C")[()]
+    return _filled(rebuilding, rebuilding.of(raw), rebuilding.of(dtype), (), "C")[()]
+
+
+def _encoded(rebuilding: Rebuilding, made: Made) -> bytes:
+    """Bytes in the pickles of protocol 2, which has none."""
+    text, encoding = rebuilding.of(made.arguments)
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise UnsafeFileError("text that is not encoded as bytes are")
+    return text.encode("latin-1")
+
+
+def _set(rebuilding: Rebuilding, made: Made) -> set[Any]:
+    elements = [rebuilding.of(element) for element in made.elements]
+    if made.arguments or not all(isinstance(element, (str, int, float, bytes, type(None))) for element in elements):
+        raise UnsafeFileError("a set of something else than numbers and text")
+    return set(elements)
 
 
 def _ordered(rebuilding: Rebuilding, made: Made) -> Any:
@@ -293,14 +333,16 @@ def _bounds_of_box(rebuilding: Rebuilding, made: Made) -> spaces.Space[Any]:
 
 def _whole(number: Any, least: int) -> int:
     if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or not least <= number <= LARGEST_DIMENSION:
-        raise UnsafeFileError(f"a space with {number!r:.100} for a size")
+        raise UnsafeFileError(f"a space with {shown(number)} for a size")
     return int(number)
 
 
 def _discrete(rebuilding: Rebuilding, made: Made) -> spaces.Space[Any]:
-    state = rebuilding.state(made, "n", start=0)
-    start = state["start"]
-    return spaces.Discrete(_whole(state["n"], 1), start=_whole(start, -LARGEST_DIMENSION))
+    state = rebuilding.state(made, "n", start=0, dtype=None)
+    dtype = _numbers(np.dtype(state["dtype"] or np.int64).str)
+    if dtype.kind not in "iu":
+        raise UnsafeFileError(f"a Discrete of {dtype}")
+    return spaces.Discrete(_whole(state["n"], 1), start=_whole(state["start"], -LARGEST_DIMENSION), dtype=dtype.type)
 
 
 def _multi_discrete(rebuilding: Rebuilding, made: Made) -> spaces.Space[Any]:
@@ -340,8 +382,9 @@ def _tuple_space(rebuilding: Rebuilding, made: Made) -> spaces.Space[Any]:
 
 def number(value: Any) -> float:
     """A finite Python float; raises UnsafeFileError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or not math.isfinite(value):
-        raise UnsafeFileError(f"{value!r:.100} where a finite number belongs")
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not is_number or not abs(value) < math.inf:
+        raise UnsafeFileError(f"{shown(value)} where a finite number belongs")
     return float(value)
 
 
@@ -371,7 +414,8 @@ def _float_schedule(rebuilding: Rebuilding, made: Made) -> Any:
 def _mean_and_std(rebuilding: Rebuilding, made: Made) -> RunningMeanStd:
     state = rebuilding.state(made, "mean", "var", "count")
     statistics = RunningMeanStd()
-    mean, var = np.asarray(state["mean"], np.float64), np.asarray(state["var"], np.float64)
+    # Those of scalars are scalars, as arithmetic makes them.
+    mean, var = np.asarray(state["mean"], np.float64)[()], np.asarray(state["var"], np.float64)[()]
     count = number(state["count"])
     if mean.shape != var.shape or not (np.isfinite(mean).all() and np.isfinite(var).all() and (var >= 0).all() and count >= 0):
         raise UnsafeFileError("running statistics that are not finite, or have a negative variance or count")
@@ -402,6 +446,9 @@ MAKERS: dict[str, Maker] = {
     **_everywhere(_CORES, "numeric._frombuffer", _array_of_buffer),
     **_everywhere(("numpy.random._pickle",), "__generator_ctor", _left_out),
     **_everywhere(("numpy.random._pickle",), "__randomstate_ctor", _left_out),
+    "_codecs.encode": _encoded,
+    "builtins.set": _set,
+    "builtins.frozenset": _set,
     "collections.OrderedDict": _ordered,
     "collections.deque": _deque,
     **{

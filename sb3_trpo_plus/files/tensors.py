@@ -14,6 +14,7 @@ from sb3_trpo_plus.files.archive import DAMAGES, members
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from sb3_trpo_plus.files.pickles import Kept, Made, Named, read
 from sb3_trpo_plus.files.rebuild import Maker, Rebuilding
+from sb3_trpo_plus.files.words import shown
 
 STORAGES: dict[str, th.dtype] = {
     "FloatStorage": th.float32, "DoubleStorage": th.float64, "HalfStorage": th.float16, "BFloat16Storage": th.bfloat16,
@@ -48,6 +49,14 @@ def read_tensors(pth: bytes) -> Any:
     return Rebuilding(makers=_makers(storages)).of(read(parts[pickles[0]]))
 
 
+def _versions(metadata: Any) -> Any:
+    """Of the modules, by which load_state_dict knows older formats; its other entries would change what it does."""
+    versions = {name: entry.get("version") for name, entry in metadata.items()}
+    return collections.OrderedDict(
+        (name, {"version": version}) for name, version in versions.items() if isinstance(name, str) and type(version) is int
+    )
+
+
 def _makers(storages: dict[str, bytes]) -> dict[str, Maker]:
     made: dict[tuple[str, th.dtype], th.Tensor] = {}
 
@@ -58,9 +67,9 @@ def _makers(storages: dict[str, bytes]) -> dict[str, Maker]:
         kind, named, key, _, _ = kept.identifier
         dtype = STORAGES.get(named.name) if isinstance(named, Named) and named.module == "torch" else None
         if kind != "storage" or dtype is None or not isinstance(key, str):
-            raise UnsafeFileError(f"a tensor of the kind {str(named)[:100]}")
+            raise UnsafeFileError(f"a tensor of the kind {shown(named)}")
         if key not in storages:
-            raise ModelFileError(f"the memory {key[:20]!r} of a tensor is missing")
+            raise ModelFileError(f"the memory {shown(key)} of a tensor is missing")
         if (key, dtype) not in made:
             raw = bytearray(storages[key])
             if len(raw) % dtype.itemsize:
@@ -71,16 +80,18 @@ def _makers(storages: dict[str, bytes]) -> dict[str, Maker]:
     def tensor(rebuilding: Rebuilding, call: Made) -> th.Tensor:
         kept, offset, size, stride, *_ = call.arguments
         elements = memory(kept)
+        if not (isinstance(size, tuple) and isinstance(stride, tuple)):
+            raise UnsafeFileError("a tensor whose size is not a tuple")
         numbers = (offset, *size, *stride)
         if len(size) != len(stride) or len(size) > 16 or not all(type(one) is int and 0 <= one < 2**40 for one in numbers):
-            raise UnsafeFileError(f"a tensor of size {size!r:.100} and stride {stride!r:.100}")
+            raise UnsafeFileError(f"a tensor of the size {shown(size)} and the stride {shown(stride)}")
         count = math.prod(size)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
         # More elements than memory would be those of a tensor that repeats some: small here, but not where it is copied.
         if count > elements.numel() or (count > 0 and last >= elements.numel()):
             raise UnsafeFileError(f"a tensor of size {size} that reaches beyond its memory of {elements.numel()}")
         rebuilding.count(count * elements.element_size())
-        return elements.as_strided(size, stride, offset).clone()
+        return elements.as_strided(size, stride, offset).clone() if count else th.empty(size, dtype=elements.dtype)
 
     def parameter(rebuilding: Rebuilding, call: Made) -> th.nn.Parameter:
         data = rebuilding.of(call.arguments[0])
@@ -91,8 +102,7 @@ def _makers(storages: dict[str, bytes]) -> dict[str, Maker]:
     def ordered(rebuilding: Rebuilding, call: Made) -> Any:
         entries: Any = collections.OrderedDict((key, rebuilding.of(value)) for key, value in call.items.items())
         if isinstance(call.state, dict) and "_metadata" in call.state:
-            # The versions of the modules, by which load_state_dict knows older formats.
-            entries._metadata = rebuilding.of(call.state["_metadata"])
+            entries._metadata = _versions(rebuilding.of(call.state["_metadata"]))
         return entries
 
     return {

@@ -256,8 +256,43 @@ def _nested_tuples(depth: int) -> bytes:
     return b")q\x00" + b"".join(b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(depth))
 
 
+def _nested_tuple(depth: int) -> bytes:
+    """As :func:`_nested_tuples`, with only the last of them left on the stack."""
+    return b")q\x00" + b"".join(b"0h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(depth))
+
+
 def _doubling_list(depth: int) -> bytes:
-    return b"]q\x00" + b"".join(b"](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1]) for i in range(depth))
+    """[[[...], [...]], [[...], [...]]] with shared parts: written out, it has 2 ** depth of them."""
+    return b"]q\x00" + b"".join(b"0](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1]) for i in range(depth))
+
+
+def _many(count: int, instruction: bytes) -> bytes:
+    """A list with one value many times."""
+    return b"](" + instruction + b"q\x00" + b"h\x00" * (count - 1) + b"e"
+
+
+def _metadata(state: Any) -> None:
+    for name in state._metadata:
+        state._metadata[name]["assign_to_params_buffers"] = True
+
+
+def _group(parts: Parts, **settings: Any) -> bytes:
+    return _changed_optimiser(parts, lambda state: state["param_groups"][0].update(settings))
+
+
+def _moments(parts: Parts, **entry: Any) -> bytes:
+    return _changed_optimiser(parts, lambda state: state["state"].update(dict.fromkeys(range(9), entry)))
+
+
+def _claiming_less(parts: Parts) -> bytes:
+    """A member whose header says that it is small, and that inflates to 50 MB."""
+    changed = bytearray(zipped({**parts, "data": parts["data"] + b" " * 50_000_000}, compression=zipfile.ZIP_DEFLATED))
+    size = struct.pack("<I", len(parts["data"]) + 50_000_000)
+    at = changed.find(size)
+    while at != -1:
+        changed[at : at + 4] = struct.pack("<I", len(parts["data"]))
+        at = changed.find(size, at + 4)
+    return bytes(changed)
 
 
 def _tensor(storage: str, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, elements: int = 4) -> bytes:
@@ -426,7 +461,63 @@ KINDS: dict[str, Callable[[Parts, str], bytes]] = {
     # Too large.
     "a set of nested tuples": lambda p, t: with_kwargs(p, b"\x8f(" + _nested_tuples(60) + b"\x90"),
     "a dictionary with nested tuples as keys": lambda p, t: with_kwargs(p, b"}" + _nested_tuples(60) + b"Ns"),
-    "nested tuples as a value": lambda p, t: with_kwargs(p, b"}" + text("net_arch") + _nested_tuples(60) + b"s"),
+    "nested tuples as a value": lambda p, t: with_kwargs(p, b"}" + text("net_arch") + _nested_tuple(60) + b"s"),
+    **{
+        f"lists that double as {field}": (lambda p, t, field=field: with_data(p, **{field: pickled(_doubling_list(60))}))
+        for field in ("policy_kwargs", "seed", "observation_space", "ep_info_buffer", "policy_class", "_last_obs")
+    },
+    "lists that double as an array's shape": lambda p, t: with_data(
+        p, _last_obs=pickled(call("numpy.core.numeric:_frombuffer", b"C\x04abcd", call("numpy:dtype", "f4"), _doubling_list(60), "C"))
+    ),
+    "lists that double as a dtype": lambda p, t: with_data(p, _last_obs=pickled(call("numpy:dtype", _doubling_list(60)))),
+    "lists that double as a function": lambda p, t: with_data(p, learning_rate=pickled(_doubling_list(60) + b")R")),
+    "a call of a call of doubling lists": lambda p, t: with_data(
+        p, learning_rate=pickled(call("os:getcwd", _doubling_list(60)) + b")R")
+    ),
+    "lists that double as a class's name": lambda p, t: with_data(
+        p, policy_class=pickled(call("cloudpickle.cloudpickle:_make_skeleton_class", 1, _doubling_list(60), (), {"__module__": "x"}))
+    ),
+    "lists that double as a tensor's size": lambda p, t: zipped(
+        {**p, "policy.pth": torch_file(pickled(call("torch._utils:_rebuild_tensor_v2", b"K\x01Q", 0, _doubling_list(60), (1,))))}
+    ),
+    "doubling lists in each of sixty attributes": lambda p, t: with_data(
+        p, **{f"note{i}": pickled(_doubling_list(18)) for i in range(60)}
+    ),
+    "one text many times": lambda p, t: with_data(p, seed=pickled(_many(100_000, text("x" * 300_000)))),
+    "one array many times": lambda p, t: with_data(
+        p,
+        _last_obs=pickled(
+            _many(50_000, call("numpy.core.numeric:_frombuffer", b"B" + struct.pack("<I", 400_000) + b"x" * 400_000, call("numpy:dtype", "u1"), (400_000,), "C"))
+        ),
+    ),
+    "lists of JSON": lambda p, t: zipped({**p, "data": b'{"a": [' + b"[]," * 5_000_000 + b"1]}"}, compression=zipfile.ZIP_DEFLATED),
+    "a member that claims to be small": lambda p, t: _claiming_less(p),
+    "hundreds of .pth of zeros": lambda p, t: zipped(
+        {**p, **{f"x{i}.pth": b"\0" * 2**20 for i in range(300)}}, compression=zipfile.ZIP_DEFLATED
+    ),
+    "metadata that assigns": lambda p, t: _changed_weights(p, _metadata),
+    "weights that are integers": lambda p, t: _changed_weights(
+        p, lambda state: state.update({"value_net.bias": th.ones(1, dtype=th.int64)})
+    ),
+    "an unknown weight": lambda p, t: _changed_weights(p, lambda state: state.update({"other": th.ones(1)})),
+    "moments of one element": lambda p, t: _moments(p, step=1, exp_avg=th.ones(1), exp_avg_sq=th.ones(1)),
+    "moments of two elements": lambda p, t: _moments(p, step=1, exp_avg=th.ones(2), exp_avg_sq=th.ones(2)),
+    "moments without a square": lambda p, t: _moments(p, step=1, exp_avg=th.ones(1)),
+    "an optimiser whose betas are text": lambda p, t: _group(p, betas=("a", "b")),
+    "an optimiser whose betas are large": lambda p, t: _group(p, betas=(5.0, 5.0)),
+    "an optimiser whose rate is text": lambda p, t: _group(p, lr="x"),
+    "an optimiser whose rate is negative": lambda p, t: _group(p, lr=-1.0),
+    "an optimiser of other parameters": lambda p, t: _group(p, params=[0]),
+    "a learning rate of 400 digits": lambda p, t: with_data(p, learning_rate=10**400),
+    "a gae_lambda of 400 digits": lambda p, t: with_data(p, gae_lambda=10**400),
+    "a tensor of an overflowing size": lambda p, t: zipped(
+        {**p, "policy.pth": _weights("log_std", _tensor("FloatStorage", (2**39, 2**39, 0), (1, 1, 1)), _0=b"\0" * 16)}
+    ),
+    "dunder attributes": lambda p, t: with_data(p, __deepcopy__=1, __reduce__=1),
+    "episodes of text": lambda p, t: with_data(p, ep_info_buffer=pickled(call("collections:deque", [{"r": "x", "l": 1}], 100))),
+    "last observations of another shape": lambda p, t: with_data(
+        p, _last_obs=pickled(call("numpy.core.numeric:_frombuffer", b"C\x04abcd", call("numpy:dtype", "f4"), (1,), "C"))
+    ),
     "lists that double": lambda p, t: with_data(p, note=pickled(_doubling_list(60))),
     "a list in itself": lambda p, t: with_data(p, note=pickled(b"]q\x00h\x00a")),
     "bytes of a length of eight bytes": lambda p, t: with_data(p, policy_kwargs=b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x."),
@@ -522,7 +613,10 @@ KINDS: dict[str, Callable[[Parts, str], bytes]] = {
 OPENS = {
     "a call in lr_schedule", "env in the JSON", "tensorboard_log in the JSON", "a method in the JSON",
     "private attributes in the JSON", "__class__ in the JSON", "a variable named __class__", "a variable named policy",
-    "state dicts with other names", "code in pytorch_variables.pth",
+    "state dicts with other names", "code in pytorch_variables.pth", "a call in an unknown attribute", "lists that double",
+    "a list in itself", "three million instructions", "a hundred nested marks", "hundreds of .pth of zeros",
+    "metadata that assigns", "dunder attributes", "last observations of another shape",
+    "doubling lists in each of sixty attributes",
 }  # fmt: skip
 
 
@@ -635,6 +729,7 @@ def _in_child(name: str, content: bytes, algorithm: Any, load_statistics: Callab
             did.append(f"{event} {str(arguments)[:80]}")
 
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, 16 * 2**30))
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
