@@ -101,6 +101,7 @@ def _load_of_ours() -> Any:
 
 def _only_clean_archives() -> Any:
     """``load_from_zip_file`` of what our algorithms hand to SB3, which is an archive in memory, and of nothing else."""
+
     def load(load_path: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(load_path, io.BytesIO):
             _refuse(load_path, "a model that SB3 would unpickle")

@@ -83,7 +83,8 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Any:
         settings = [f"normalize:{algo in NORMALISED}", *(["n_steps:64"] if algo == "ppo" else [])]
         amount = ["-n", "1024", "--eval-freq", "512", "--seed", "3", "--device", "cpu"]
         commands.append(["train", "--algo", algo, *CARTPOLE, "-f", "logs", *amount, "-params", *settings])
-        commands.append(push(algo, *(["-n", "20"] if algo == WITH_VIDEO else ["--no-render"])))
+        trust = [] if algo in zoo.ALGORITHMS else ["--trust"]
+        commands.append(push(algo, *trust, *(["-n", "20"] if algo == WITH_VIDEO else ["--no-render"])))
     with stand_in_hub(folder) as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
