@@ -25,7 +25,7 @@ npg, trpo_vine, ppo_penalty, or any of RL Zoo's; the log folder is -f logs:
                    share a trained agent on the Hugging Face Hub, or download one
 
 What they open (models, statistics, settings) is read as data, and what would run code is refused: so are saved models of
-algorithms that are not this package's, since SB3 unpickles those, and replay buffers. --trust opens all of it, and lets it run.
+algorithms that are not this package's, since SB3 unpickles those, and replay buffers. --trust opens it all, and lets it run.
 train --resume unpickles the states of environments: resume only trainings of your own.
 
 This package's own:
