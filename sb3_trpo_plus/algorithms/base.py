@@ -374,9 +374,12 @@ class KLControlled(Resumable):
             parameters = read_parameters(find(parameters), type(self))
         check_parameters(parameters)
         optimiser = self.policy.optimizer
-        if "policy.optimizer" in parameters and type(optimiser) in OPTIMISER_CLASSES and len(optimiser.param_groups) == 1:
+        state: Any = parameters.get("policy.optimizer")
+        # Where a part is missing, SB3 says so.
+        has_state = isinstance(state, dict) and {"state", "param_groups"} <= state.keys()
+        if has_state and type(optimiser) in OPTIMISER_CLASSES and len(optimiser.param_groups) == 1:
             shapes = [tuple(parameter.shape) for parameter in optimiser.param_groups[0]["params"]]
-            check_optimiser(parameters["policy.optimizer"], optimiser, shapes)
+            check_optimiser(state, optimiser, shapes)
         before: Any = copy.deepcopy(self.get_parameters())
         try:
             super().set_parameters(parameters, exact_match, device)

@@ -42,6 +42,10 @@ NOT_THE_FILES = {
 }  # fmt: skip
 
 
+# Attributes that learn() makes anew where they are None.
+MADE_ANEW = {"_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer", "ep_success_buffer"}
+
+
 @dataclass(frozen=True)
 class SavedModel:
     """
@@ -102,9 +106,13 @@ def read_model(
             try:
                 objects[name] = _trusted(name, value) if trust else _read(name, value, allowed, rebuilding)
             except ModelFileError as error:
-                if trust or name in KINDS:
+                if trust or name in KINDS - MADE_ANEW:
                     raise
-                warnings.warn(f"{name_of(path)}: an attribute of no use to SB3 is left out, {one_line(str(error), 1000)}")
+                warnings.warn(
+                    f"{name_of(path)}: an attribute that can be done without is left out, {one_line(str(error), 1000)}"
+                )
+                if name in MADE_ANEW:
+                    objects[name] = None
         tensors = read_state_dicts(parts, names)
         variables = state_in("pytorch_variables.pth", parts["pytorch_variables.pth"]) if variable_names else None
         if not trust:

@@ -249,19 +249,19 @@ def test_each_of_sb3s_ways_to_unpickle_is_closed(of_others: Path, tmp_path: Path
 def test_no_module_of_the_current_folder_has_a_wrapper_of_former_years(folder: Path) -> None:
     for name in ("utils", "gym"):
         (folder / name / "wrappers").mkdir(parents=True)
-        (folder / name / "__init__.py").touch()
+        (folder / name / "__init__.py").write_text("__version__ = '0'\n")  # which SB3 looks up when it saves
         (folder / name / "wrappers/__init__.py").write_text("open('trace', 'w')\n")
     config = folder / RUN / AGENT / "config.yml"
     config.write_text(config.read_text() + "  - - env_wrapper\n    - utils.wrappers.ActionNoiseWrapper\n")
     (folder / "wrapped.yml").write_text(
-        f"{AGENT}:\n  n_timesteps: 64\n  policy: MlpPolicy\n  env_wrapper: gym.wrappers.ClipAction\n"
+        f"{AGENT}:\n  n_timesteps: 64\n  policy: MlpPolicy\n  env_wrapper: gym.wrappers.FlattenObservation\n"
     )
     package = ["--env", AGENT, "--gym-packages", "json"]
     assert "over 1 episodes" in run(*OURSELVES, "report", *package, "-n", "1", cwd=folder)
     train = ["train", *package, "-n", "64", "--eval-freq", "-1", "-f", "new", "--conf-file", "wrapped.yml"]
     run(*OURSELVES, *train, cwd=folder)
     saved = yaml.unsafe_load((folder / f"new/trpo/{AGENT}_1/{AGENT}/config.yml").read_text())
-    assert saved["env_wrapper"] == "gymnasium.wrappers.ClipAction"
+    assert saved["env_wrapper"] == "gymnasium.wrappers.FlattenObservation"
     assert not (folder / "trace").exists()
 
 

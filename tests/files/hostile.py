@@ -616,7 +616,9 @@ OPENS = {
     "state dicts with other names", "code in pytorch_variables.pth", "a call in an unknown attribute", "lists that double",
     "a list in itself", "three million instructions", "a hundred nested marks", "hundreds of .pth of zeros",
     "metadata that assigns", "dunder attributes", "last observations of another shape",
-    "doubling lists in each of sixty attributes",
+    "doubling lists in each of sixty attributes", "a call in a deque",
+    "an array that is larger than its bytes", "an array of objects", "an array of records",
+    "lists that double as an array's shape", "lists that double as a dtype", "one array many times", "episodes of text",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import torch as th
 from stable_baselines3.common import callbacks as of_sb3
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_trpo_plus import TrainingCheckpoint
 from sb3_trpo_plus.rollouts.callbacks import KNOWN, LAZY, Locals, family, runs_known_code_alone
 from tests.conftest import random_env
 from tests.rollouts.conftest import make
@@ -310,6 +311,7 @@ KNOWN_ONES: dict[str, Callable[[], BaseCallback]] = {
     "StopTrainingOnMaxEpisodes": lambda: stop_after(1),
     "StopTrainingOnNoModelImprovement": lambda: of_sb3.StopTrainingOnNoModelImprovement(1),
     "StopTrainingOnRewardThreshold": lambda: of_sb3.StopTrainingOnRewardThreshold(1.0),
+    "TrainingCheckpoint": lambda: TrainingCheckpoint("/tmp/never"),
 }
 
 
