@@ -15,7 +15,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from sb3_trpo_plus.files.archive import DAMAGES, MOST_BYTES_OF_ZEROS, MOST_GROWTH
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
-from sb3_trpo_plus.files.rebuild import ACTIVATION_CLASSES, EXTRACTORS, OPTIMISER_CLASSES, ROLLOUT_BUFFERS
+from sb3_trpo_plus.files.rebuild import ACTIVATION_CLASSES, EXTRACTORS, NAMEABLE, OPTIMISER_CLASSES, ROLLOUT_BUFFERS
 
 # Of a YAML file: RL Zoo's largest has 13 KB and a thousand events.
 MOST_BYTES = 2**17
@@ -85,6 +85,12 @@ def _ordered(loader: DataLoader, node: yaml.SequenceNode) -> Any:
     return collections.OrderedDict(pairs)
 
 
+def _class(loader: DataLoader, name: str, node: yaml.Node) -> Any:
+    if name not in NAMEABLE:
+        raise yaml.constructor.ConstructorError(None, None, f"the name {name[:100]!r}", node.start_mark)
+    return NAMEABLE[name]
+
+
 def _tuple(loader: DataLoader, node: yaml.SequenceNode) -> Any:
     return tuple(loader.construct_sequence(node, deep=True))
 
@@ -104,6 +110,8 @@ DataLoader.add_constructor("tag:yaml.org,2002:int", _number_by(yaml.SafeLoader.c
 DataLoader.add_constructor("tag:yaml.org,2002:float", _number_by(yaml.SafeLoader.construct_yaml_float))
 DataLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered)
 DataLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
+# What RL Zoo writes of -params policy_kwargs:"dict(activation_fn=nn.ReLU)", say: a class that model files may name, too.
+DataLoader.add_multi_constructor("tag:yaml.org,2002:python/name:", _class)
 
 
 def read_yaml(path: Path) -> Any:

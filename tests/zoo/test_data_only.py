@@ -55,6 +55,14 @@ def that_double(first: str, again: str) -> str:
 
 ORDERED = "!!python/object/apply:collections.OrderedDict"
 TUPLES = that_double("!!python/tuple []", "!!python/tuple [*, *]")
+
+
+def test_a_class_of_the_command_line_comes_back(tmp_path: Path) -> None:
+    settings = {"policy_kwargs": {"activation_fn": nn.ReLU, "optimizer_class": th.optim.SGD, "net_arch": [8]}}
+    (tmp_path / "config.yml").write_text(yaml.dump(settings))
+    assert read_yaml(tmp_path / "config.yml") == settings
+
+
 HOSTILE_YAML = {
     "a call": "!!python/object/apply:os.system ['touch trace']",
     "a new object": "!!python/object/new:subprocess.Popen [['touch', 'trace']]",
