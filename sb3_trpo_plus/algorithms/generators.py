@@ -8,6 +8,8 @@ import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
 
+from sb3_trpo_plus.envs.pickling import spaces_in
+
 Array = npt.NDArray[Any]
 
 
@@ -41,17 +43,12 @@ def set_global_generators(states: dict[str, Any], arrays: dict[str, Array], devi
 
 def generators_of(space: spaces.Space[Any]) -> list[Any]:
     """The states of a space's generator and of those of the spaces in it; None for one that was never used."""
-    return [None if one._np_random is None else one._np_random.bit_generator.state for one in _parts(space)]
+    return [None if one._np_random is None else one._np_random.bit_generator.state for one in spaces_in(space)]
 
 
 def set_generators_of(space: spaces.Space[Any], states: list[Any]) -> None:
     """Put the generators of a space, and of those in it, into the states that :func:`generators_of` returned."""
-    for one, state in zip(_parts(space), states, strict=True):
+    for one, state in zip(spaces_in(space), states, strict=True):
         if state is not None:
             # In place, since an environment may hold the generator too.
             one.np_random.bit_generator.state = state
-
-
-def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
-    inner: Any = getattr(space, "spaces", ())
-    return [space, *(part for one in (inner.values() if isinstance(inner, dict) else inner) for part in _parts(one))]

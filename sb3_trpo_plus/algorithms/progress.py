@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_trpo_plus.algorithms.generators import generators_of, global_generators, set_generators_of, set_global_generators
 from sb3_trpo_plus.envs.vec_snapshots import VecSnapshot, layers, running_statistics, set_running_statistics
 from sb3_trpo_plus.files.checkpoint import Checkpoint
+from sb3_trpo_plus.policies.observations import parts_of, whole_of
 from sb3_trpo_plus.rollouts.callbacks import family
 
 Array = npt.NDArray[Any]
@@ -57,7 +58,7 @@ def taken(model: Any, callback: BaseCallback, environments: bytes | None) -> Che
     file = io.BytesIO()
     model.save(file)
     states, arrays = global_generators(model.device)
-    observations = {name: np.asarray(array) for name, array in _by_name(model._last_obs).items()}
+    observations = {name: np.asarray(array) for name, array in parts_of(model._last_obs).items()}
     axes = {name: _axes(array) for name, array in observations.items()}
     progress = {
         "format": FORMAT,
@@ -150,7 +151,7 @@ def put_back(checkpoint: Checkpoint, model: Any, callback: BaseCallback) -> None
         observations = {
             name: array.transpose(np.argsort(axes[name])) for name, array in _named("observation", checkpoint).items()
         }
-        model._last_obs = observations.get("", observations)
+        model._last_obs = whole_of(observations)
         model._last_episode_starts = checkpoint.arrays["episode_starts"]
         # As they are in a model that was not loaded: a space's generator is then one and the same.
         model.action_space, model.observation_space = env.action_space, env.observation_space
@@ -162,10 +163,6 @@ def put_back(checkpoint: Checkpoint, model: Any, callback: BaseCallback) -> None
 def following(seed: int, num_timesteps: int) -> int:
     """A seed that follows from another and a number of steps, so that nothing drawn before is drawn again."""
     return int(np.random.SeedSequence([seed, num_timesteps]).generate_state(1)[0])
-
-
-def _by_name(observations: Array | dict[str, Array]) -> dict[str, Array]:
-    return observations if isinstance(observations, dict) else {"": observations}
 
 
 def _axes(array: Array) -> list[int]:

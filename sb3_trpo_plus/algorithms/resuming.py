@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_plus.algorithms.checkpoint import end_update
 from sb3_trpo_plus.algorithms.progress import check_environments, following, put_back, put_back_statistics
+from sb3_trpo_plus.envs.vec_states import statistics_of
 from sb3_trpo_plus.files.checkpoint import Checkpoint, newest_checkpoint
 from sb3_trpo_plus.rollouts.collection import FastRollouts
 
@@ -138,7 +139,7 @@ class Resumable(FastRollouts):
             return
         if normalizer is None or not normalizer.norm_obs:
             found = "env does not normalise them"
-        elif all(rms.count < 1 for rms in _statistics(normalizer)):
+        elif all(rms.count < 1 for name, rms in statistics_of(normalizer).items() if name != "ret_rms"):
             found = "the VecNormalize of env has no statistics yet"
         else:
             return
@@ -149,8 +150,3 @@ class Resumable(FastRollouts):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_resumed_from"]
-
-
-def _statistics(normalizer: VecNormalize) -> list[Any]:
-    rms: Any = normalizer.obs_rms
-    return list(rms.values()) if isinstance(rms, dict) else [rms]

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,8 +14,9 @@ from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from sb3_trpo_plus.files.inspection import Inspection, inspect_model
 from sb3_trpo_plus.files.models import TOLD_BY, read_model
 from sb3_trpo_plus.files.statistics import names_in_statistics, read_vec_normalize
+from sb3_trpo_plus.files.words import one_line
 
-LONGEST_LINE = 500
+LONGEST_LINE = 497
 LOADED_BY: dict[str, type[BaseAlgorithm]] = {cls.__name__: cls for cls in (VineTRPO, NPG, PPOPenalty, TRPO)}
 
 
@@ -31,7 +33,7 @@ def inspect(arguments: list[str]) -> None:
     try:
         verdict = _statistics(path) if path.suffix == ".pkl" else _model(path)
     except FileNotFoundError as error:
-        sys.exit(one_line(str(error)))
+        sys.exit(one_line(str(error), LONGEST_LINE))
     except Exception as error:  # of a file that is made to break its reader: whatever it is, there must be a verdict
         _refuse(f"can't be read: {type(error).__name__}: {error}")
     if verdict:
@@ -40,14 +42,15 @@ def inspect(arguments: list[str]) -> None:
     _say("Verdict: opens as data, and runs nothing")
 
 
-def one_line(text: str) -> str:
-    """What a stranger's file has, such as names, as one line that can't pass for others, and without what a terminal obeys."""
-    printable = "".join(character if character.isprintable() else "?" for character in text[: LONGEST_LINE + 1])
-    return printable if len(printable) <= LONGEST_LINE else f"{printable[: LONGEST_LINE - 3]}..."
-
-
 def _say(text: str) -> None:
-    print(one_line(text))
+    """What a stranger's file has, such as names, on a line that can't pass for others."""
+    print(one_line(text, LONGEST_LINE))
+
+
+def _table(title: str, rows: Iterable[tuple[str, str]], width: int = 28) -> None:
+    _say(title)
+    for name, words in rows:
+        _say(f"  {name:<{width}} {words}")
 
 
 def _refuse(verdict: str) -> NoReturn:
@@ -90,16 +93,9 @@ def _model(path: Path) -> str | None:
 def _print(inspection: Inspection, algorithm: str | None) -> None:
     _say(f"Algorithm:          {algorithm or 'not told by its attributes'}")
     _say(f"Saved by SB3:       {inspection.sb3_version or 'not said'}")
-    _say("Members:")
-    for name, size in inspection.sizes.items():
-        _say(f"  {name:<28} {size:>12,} bytes")
-    _say("Attributes:")
-    for name, words in sorted(inspection.attributes.items()):
-        _say(f"  {name:<28} {words}")
-    _say("Parameters of the policy:")
-    for name, shape in inspection.shapes.items():
-        _say(f"  {name:<44} {' x '.join(map(str, shape)) or 'one number'}")
-    _say("Names in its pickles:")
-    for place, names in sorted(inspection.names.items()):
-        for name in names or ["none"]:
-            _say(f"  {place:<28} {name}")
+    _table("Members:", ((name, f"{size:>12,} bytes") for name, size in inspection.sizes.items()))
+    _table("Attributes:", sorted(inspection.attributes.items()))
+    shapes = ((name, " x ".join(map(str, shape)) or "one number") for name, shape in inspection.shapes.items())
+    _table("Parameters of the policy:", shapes, width=44)
+    names = sorted(inspection.names.items())
+    _table("Names in its pickles:", ((place, name) for place, found in names for name in found or ["none"]))

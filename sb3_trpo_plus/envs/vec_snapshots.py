@@ -9,11 +9,19 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from sb3_trpo_plus.envs.pickling import Env
 from sb3_trpo_plus.envs.states import class_names, layers_to_base
-from sb3_trpo_plus.envs.vec_states import VecState, call_in, get_vec_state, set_vec_state, wrappers_of
+from sb3_trpo_plus.envs.vec_states import (
+    VecState,
+    call_in,
+    get_vec_state,
+    normalisers_of,
+    set_vec_state,
+    statistics_of,
+    wrappers_of,
+)
 
 Array = npt.NDArray[Any]
 Log = tuple[str, int]
@@ -42,7 +50,7 @@ class VecSnapshot:
         indices = range(vec_env.num_envs)
         states = [get_vec_state(vec_env, index) for index in indices]
         logs = [call_in(vec_env, index, _logs) for index in indices]
-        return cls(states, logs, [monitor.episode_count for monitor in _of_kind(vec_env, VecMonitor)])
+        return cls(states, logs, [monitor.episode_count for monitor in _monitors(vec_env)])
 
     def restore(self, vec_env: VecEnv) -> None:
         """
@@ -55,7 +63,7 @@ class VecSnapshot:
         for index, (state, logs) in enumerate(zip(self.states, self.logs, strict=True)):
             set_vec_state(vec_env, index, state)
             call_in(vec_env, index, _cut, logs)
-        for monitor, count in zip(_of_kind(vec_env, VecMonitor), self.episode_counts, strict=True):
+        for monitor, count in zip(_monitors(vec_env), self.episode_counts, strict=True):
             monitor.episode_count = count
 
 
@@ -85,17 +93,12 @@ PARTS = ("mean", "var", "count")
 
 
 def _running(vec_env: VecEnv) -> dict[str, RunningMeanStd]:
-    found: dict[str, RunningMeanStd] = {}
-    for index, normaliser in enumerate(_of_kind(vec_env, VecNormalize)):
-        found[f"{index}.ret_rms"] = normaliser.ret_rms
-        of_observations = getattr(normaliser, "obs_rms", {})
-        keyed = of_observations if isinstance(of_observations, dict) else {"": of_observations}
-        found.update({f"{index}.obs_rms.{key}": rms for key, rms in keyed.items()})
-    return found
+    pairs = enumerate(map(statistics_of, normalisers_of(vec_env)))
+    return {f"{index}.{name}": rms for index, statistics in pairs for name, rms in statistics.items()}
 
 
-def _of_kind(vec_env: VecEnv, kind: type[Any]) -> list[Any]:
-    return [wrapper for wrapper in wrappers_of(vec_env) if isinstance(wrapper, kind)]
+def _monitors(vec_env: VecEnv) -> list[VecMonitor]:
+    return [wrapper for wrapper in wrappers_of(vec_env) if isinstance(wrapper, VecMonitor)]
 
 
 def _writers(env: Env) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
@@ -89,7 +90,7 @@ def branching(vec_env: VecEnv) -> Iterator[Callable[[], AbstractContextManager[N
     :raises TypeError: an environment can't be reached
     """
     base = vec_env.unwrapped
-    normalisers = [(one, "training", one.training) for one in wrappers_of(vec_env) if isinstance(one, VecNormalize)]
+    normalisers = [(one, "training", one.training) for one in normalisers_of(vec_env)]
     for_now: list[tuple[Any, str, Any]] = [(base, "reset_infos", list(base.reset_infos))]
     for wrapper in wrappers_of(vec_env):
         if isinstance(wrapper, VecNormalize):
@@ -247,6 +248,19 @@ def wrappers_of(vec_env: VecEnv) -> Iterator[VecEnvWrapper]:
     while isinstance(vec_env, VecEnvWrapper):
         yield vec_env
         vec_env = vec_env.venv
+
+
+def normalisers_of(vec_env: VecEnv) -> list[VecNormalize]:
+    """From the outermost."""
+    return [wrapper for wrapper in wrappers_of(vec_env) if isinstance(wrapper, VecNormalize)]
+
+
+def statistics_of(normaliser: VecNormalize) -> dict[str, RunningMeanStd]:
+    """The running statistics of a ``VecNormalize``: ``ret_rms``, and ``obs_rms.KEY`` for each part of the observations."""
+    of_observations: Any = getattr(normaliser, "obs_rms", None)
+    keyed = of_observations if isinstance(of_observations, dict) else {"": of_observations}
+    found = {"ret_rms": normaliser.ret_rms, **{f"obs_rms.{key}": one for key, one in keyed.items()}}
+    return {name: one for name, one in found.items() if isinstance(one, RunningMeanStd)}
 
 
 def _rows(value: Any, index: int, num_envs: int) -> Any:

@@ -5,7 +5,7 @@ import pathlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from stable_baselines3.common.save_util import open_path
 
@@ -85,30 +85,34 @@ def members(file: io.BufferedIOBase, wanted: Callable[[str], bool], needed: set[
         lacking = needed - set(names)
         if lacking:
             raise zipfile.BadZipFile(f"it has no {' and no '.join(sorted(lacking))}")
-        total = stored = 0
-        read: dict[str, bytes] = {}
-        for info in infos:
-            if not wanted(info.filename):
-                continue
-            total += info.file_size
-            stored += info.compress_size
-            if info.flag_bits & 1:
-                raise UnsafeFileError(f"its {info.filename} is encrypted")
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise UnsafeFileError(f"its {info.filename} is compressed by a method that no model has")
-            if total > max(MOST_BYTES_OF_ZEROS, MOST_GROWTH * stored) or total > MOST_BYTES:
-                raise UnsafeFileError(f"its {info.filename} makes it grow from {stored:,} to {total:,} bytes")
-            try:
-                read[info.filename] = _inflated(archive, info)
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise zipfile.BadZipFile(f"its {info.filename} is damaged") from error
-        return read
+        infos = [info for info in infos if wanted(info.filename)]
+        check_announced(infos)
+        return {info.filename: _inflated(archive, info) for info in infos}
+
+
+def check_announced(infos: Collection[zipfile.ZipInfo]) -> None:
+    """
+    Check what a zip says of members, before any is read: its reader is bound by that, for the two methods that are allowed.
+
+    :raises UnsafeFileError: one is encrypted or compressed in another way, or together they grow too much
+    """
+    for info in infos:
+        if info.flag_bits & 1:
+            raise UnsafeFileError(f"its {info.filename} is encrypted")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UnsafeFileError(f"its {info.filename} is compressed by a method that SB3 and RL Zoo do not use")
+    total, stored = sum(info.file_size for info in infos), sum(info.compress_size for info in infos)
+    if total > max(MOST_BYTES_OF_ZEROS, MOST_GROWTH * stored) or total > MOST_BYTES:
+        raise UnsafeFileError(f"it grows from {stored:,} to {total:,} bytes")
 
 
 def _inflated(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     """A member, read in steps: at once, zipfile would inflate all of it first, however small it claims to be."""
-    with archive.open(info) as member:
-        parts = list(iter(lambda: member.read(STEP), b""))
-    if sum(map(len, parts)) != info.file_size:
+    try:
+        with archive.open(info) as member:
+            content = b"".join(iter(lambda: member.read(STEP), b""))
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise zipfile.BadZipFile(f"its {info.filename} is damaged") from error
+    if len(content) != info.file_size:
         raise zipfile.BadZipFile(f"its {info.filename} is smaller than it says")
-    return b"".join(parts)
+    return content

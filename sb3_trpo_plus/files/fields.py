@@ -13,7 +13,9 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
+from sb3_trpo_plus.envs.pickling import spaces_in
 from sb3_trpo_plus.files.errors import ModelFileError
+from sb3_trpo_plus.files.numbers import is_number
 from sb3_trpo_plus.files.rebuild import (
     ACTIVATION_CLASSES,
     EXTRACTORS,
@@ -73,12 +75,6 @@ def _is_count(value: Any, least: int = 0) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(least <= value < 2**63)
 
 
-def _is_real(value: Any) -> bool:
-    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    # No isfinite, which makes a float of an integer, and of some it can't.
-    return real and bool(abs(value) <= 1e300)
-
-
 def _is_layers(value: Any, depth: int = 0) -> bool:
     """Widths of layers, or of those of the actor and the critic by name; old files have both in a list."""
     if isinstance(value, dict) and depth < 2:
@@ -128,8 +124,8 @@ def _check_policy_kwargs(value: Any, allowed: Allowed) -> None:
 _COUNT: Field = (lambda x, _: _is_count(x), "an integer of at least 0")
 _POSITIVE_COUNT: Field = (lambda x, _: _is_count(x, 1), "an integer of at least 1")
 _BOOL: Field = (lambda x, _: isinstance(x, bool), "True or False")
-_NUMBER: Field = (lambda x, _: _is_real(x), "a finite number")
-_NUMBER_OR_SCHEDULE: Field = (lambda x, a: _is_real(x) or is_schedule(x) or a.brings(x), "a finite number or a schedule")
+_NUMBER: Field = (lambda x, _: is_number(x), "a finite number")
+_NUMBER_OR_SCHEDULE: Field = (lambda x, a: is_number(x) or is_schedule(x) or a.brings(x), "a finite number or a schedule")
 _SPACE: Field = (lambda x, _: isinstance(x, spaces.Space), "a space of Gymnasium")
 
 
@@ -230,17 +226,9 @@ def check_sizes(data: dict[str, Any]) -> None:
     :param data: the checked attributes
     :raises ModelFileError: they would take more than a terabyte
     """
-    widths = [math.prod(space.shape or (1,)) for space in spaces_within(data.get("observation_space"))]
+    parts = spaces_in(data.get("observation_space"))
+    widths = [math.prod(space.shape or (1,)) for space in parts if not isinstance(space, (spaces.Dict, spaces.Tuple))]
     if data.get("n_steps", 1) * data.get("n_envs", 1) * max(1, sum(widths)) > LARGEST_ROLLOUT:
         raise ModelFileError(
             f"its rollouts of n_steps={data['n_steps']} and n_envs={data['n_envs']} would take more memory than machines have"
         )
-
-
-def spaces_within(space: Any) -> list[spaces.Space[Any]]:
-    """The spaces that a space is made of; itself, if it is not made of others."""
-    if isinstance(space, spaces.Dict):
-        return [part for one in space.spaces.values() for part in spaces_within(one)]
-    if isinstance(space, spaces.Tuple):
-        return [part for one in space.spaces for part in spaces_within(one)]
-    return [space] if isinstance(space, spaces.Space) else []

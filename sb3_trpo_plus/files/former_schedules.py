@@ -6,6 +6,7 @@ from typing import Any, TypeGuard
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
+from sb3_trpo_plus.files.numbers import is_number
 from sb3_trpo_plus.files.pickles import Made, Named
 
 # Keyed by module, name and free variables, so as not to match other closures, of a user's, with the same name.
@@ -72,12 +73,8 @@ def _in_cell(cell: Any) -> Any:
     is_constant = isinstance(content, Made) and content.function == CONSTANT
     if is_constant and isinstance(content.state, dict):
         content = content.state.get("val")
-        return ConstantSchedule(content) if _is_number(content) else None
-    return content if _is_number(content) else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+        return ConstantSchedule(content) if is_number(content) else None
+    return content if is_number(content) else None
 
 
 def _described(function: Made) -> dict[Any, Any]:

@@ -1,7 +1,5 @@
 """What a model file holds, without loading it: nothing in it is run, whatever it is."""
 
-import base64
-import binascii
 import io
 from collections import deque
 from collections.abc import Iterator
@@ -13,7 +11,7 @@ from gymnasium import spaces
 
 from sb3_trpo_plus.files.archive import DAMAGES, ModelFile, members, read_model_archive
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
-from sb3_trpo_plus.files.models import TOLD_BY, json_of, named
+from sb3_trpo_plus.files.models import json_of, named, pickle_in, told
 from sb3_trpo_plus.files.pickles import names_in, read
 from sb3_trpo_plus.files.rebuild import Rebuilding, is_schedule
 from sb3_trpo_plus.files.tensors import read_tensors
@@ -52,13 +50,12 @@ def inspect_model(path: ModelFile) -> Inspection:
     parts = read_model_archive(path, lambda name: True, {"data"})
     with named(path):
         data = json_of(parts["data"])
-    pickles = {name: _pickle(value) for name, value in data.items() if isinstance(value, dict) and ":serialized:" in value}
-    trees = {name: _followed(pickled) for name, pickled in pickles.items()}
+    trees = {name: _followed(pickled) for name, value in data.items() if (pickled := _pickle(value)) is not None}
     described = {name: _of_pickle(tree) for name, tree in trees.items()}
     for name, member in parts.items():
         trees.update((f"{name}: {part}", _followed(raw)) for part, raw in _pickles_within(name, member))
     return Inspection(
-        next((name for name in TOLD_BY if name in data), None),
+        told(data),
         one_line(parts.get("_stable_baselines3_version", b"").decode(errors="replace")),
         {one_line(name): len(member) for name, member in parts.items()},
         {one_line(name): described.get(name) or shown(value) for name, value in data.items()},
@@ -67,10 +64,10 @@ def inspect_model(path: ModelFile) -> Inspection:
     )
 
 
-def _pickle(value: dict[str, Any]) -> bytes:
+def _pickle(value: Any) -> bytes | None:
     try:
-        return base64.b64decode(value[":serialized:"], validate=True)
-    except (TypeError, ValueError, binascii.Error):
+        return pickle_in(value)
+    except UnsafeFileError:
         return b""
 
 

@@ -7,7 +7,6 @@ as objects and a clean archive in memory: SB3 unpickles nothing.
 """
 
 import base64
-import binascii
 import inspect
 import io
 import json
@@ -40,8 +39,6 @@ NOT_THE_FILES = {
     "env", "tensorboard_log", "device", "policy", "rollout_buffer", "replay_buffer", "lr_schedule", "_logger",
     "_custom_logger", "_vec_normalize_env", "_episode_storage",
 }  # fmt: skip
-
-
 # Attributes that learn() makes anew where they are None.
 MADE_ANEW = {"_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer", "ep_success_buffer"}
 
@@ -219,8 +216,27 @@ def json_of(raw: bytes) -> dict[str, Any]:
     return data
 
 
+def told(data: Collection[str]) -> str | None:
+    """The attribute that tells which algorithm saved a file, a key of ``TOLD_BY``; None if it has none of those."""
+    return next((name for name in TOLD_BY if name in data), None)
+
+
+def pickle_in(value: Any) -> bytes | None:
+    """
+    The pickle that a part of ``data`` is; None for a value of JSON's.
+
+    :raises UnsafeFileError: it is no base64
+    """
+    if not (isinstance(value, dict) and ":serialized:" in value):
+        return None
+    try:
+        return base64.b64decode(value[":serialized:"], validate=True)
+    except (TypeError, ValueError) as error:
+        raise UnsafeFileError("a pickle that is no base64") from error
+
+
 def _check_algorithm(data: dict[str, Any], algorithm: type[BaseAlgorithm], told_by: str) -> None:
-    found = next((name for name in TOLD_BY if name in data), None)
+    found = told(data)
     if found != told_by:
         whose, has = (f", {TOLD_BY[found]}", f"a {found}") if found else ("", f"no {told_by}")
         raise ModelFileError(f"it was saved by another algorithm{whose}, {algorithm.__name__} can't load it: it has {has}")
@@ -229,9 +245,10 @@ def _check_algorithm(data: dict[str, Any], algorithm: type[BaseAlgorithm], told_
 def _read(name: str, value: Any, allowed: Allowed, rebuilding: Rebuilding) -> Any:
     """The attribute that a part of ``data`` describes, checked."""
     try:
-        if isinstance(value, dict) and ":serialized:" in value:
-            value = rebuilding.of(read(base64.b64decode(value[":serialized:"], validate=True)))
-    except (UnsafeFileError, TypeError, binascii.Error) as error:
+        pickled = pickle_in(value)
+        if pickled is not None:
+            value = rebuilding.of(read(pickled))
+    except UnsafeFileError as error:
         _refuse(name, error)
     try:
         check_field(name, value, allowed)
@@ -249,10 +266,9 @@ def _refuse(name: str, error: Exception) -> NoReturn:
 
 
 def _trusted(name: str, value: Any) -> Any:
-    if not (isinstance(value, dict) and ":serialized:" in value):
-        return value
     try:
-        return unpickle(base64.b64decode(value[":serialized:"]))
+        pickled = pickle_in(value)
+        return value if pickled is None else unpickle(pickled)
     except Exception as error:
         instead = f"Pass another one: custom_objects={{{name!r}: ...}}"
         raise ModelFileError(f"its {name} ({value.get(':type:')}) can't be read here ({error}). {instead}") from error
@@ -270,6 +286,6 @@ def _clean_archive(
         if system_info:
             # A terminal obeys what isn't printable.
             lines = system_info[:10_000].decode(errors="replace").splitlines()
-            archive.writestr("system_info.txt", "\n".join("".join(filter(str.isprintable, line)) for line in lines))
+            archive.writestr("system_info.txt", "\n".join(one_line(line, 1000) for line in lines))
     file.seek(0)
     return file

@@ -21,6 +21,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from sb3_trpo_plus.files.errors import UnsafeFileError
 from sb3_trpo_plus.files.former_schedules import former_schedule, is_function, name_of_function
+from sb3_trpo_plus.files.numbers import is_number
 from sb3_trpo_plus.files.pickles import DEEPEST, Made, Named, read
 from sb3_trpo_plus.files.words import one_line, shown
 
@@ -382,8 +383,7 @@ def _tuple_space(rebuilding: Rebuilding, made: Made) -> spaces.Space[Any]:
 
 def number(value: Any) -> float:
     """A finite Python float; raises UnsafeFileError for anything else."""
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not is_number or not abs(value) < math.inf:
+    if not is_number(value):
         raise UnsafeFileError(f"{shown(value)} where a finite number belongs")
     return float(value)
 

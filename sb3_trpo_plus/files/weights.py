@@ -92,8 +92,8 @@ def check_weights(objects: Mapping[str, Any], tensors: Mapping[str, Any], allowe
             raise ModelFileError(f"its policy.pth lacks {name}")
     if policy.share_features_extractor:
         _check_copies(found)
-    names = {name: number for number, (name, _) in enumerate(policy.named_parameters())}
-    check_optimiser(tensors.get("policy.optimizer"), policy.optimizer, [expected[name] for name in names])
+    of_parameters = [expected[name] for name, _ in policy.named_parameters()]
+    check_optimiser(tensors.get("policy.optimizer"), policy.optimizer, of_parameters)
 
 
 def _check_copies(found: Mapping[str, th.Tensor]) -> None:

@@ -1,16 +1,15 @@
 """Checks that the numbers of a rollout are finite, and that those which are not leave no trace."""
 
 import math
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_trpo_plus.envs.vec_states import normalisers_of, statistics_of
 from sb3_trpo_plus.policies.observations import parts_of
 
 Array = npt.NDArray[Any]
@@ -33,7 +32,7 @@ class Guard:
     """
 
     def __init__(self, env: VecEnv) -> None:
-        self._watched = [(normaliser, _all_of(normaliser)) for normaliser in _normalisers(env)]
+        self._watched = [(normaliser, list(statistics_of(normaliser).values())) for normaliser in normalisers_of(env)]
         self.keep()
 
     def keep(self) -> None:
@@ -102,19 +101,6 @@ class Guard:
             if dones is not None:
                 normaliser.returns = np.where(dones, 0.0, returns)
         return innermost, by_observations
-
-
-def _normalisers(env: VecEnv) -> Iterator[VecNormalize]:
-    while isinstance(env, VecEnvWrapper):
-        if isinstance(env, VecNormalize):
-            yield env
-        env = env.venv
-
-
-def _all_of(normaliser: VecNormalize) -> list[RunningMeanStd]:
-    of_observations: Any = getattr(normaliser, "obs_rms", None)
-    found = of_observations.values() if isinstance(of_observations, dict) else [of_observations]
-    return [one for one in (normaliser.ret_rms, *found) if isinstance(one, RunningMeanStd)]
 
 
 def _in_words(rewards: Array, step: int) -> str | None:

@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
-from sb3_trpo_plus.files.archive import DAMAGES, MOST_BYTES_OF_ZEROS, MOST_GROWTH
+from sb3_trpo_plus.files.archive import DAMAGES, check_announced
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from sb3_trpo_plus.files.rebuild import ACTIVATION_CLASSES, EXTRACTORS, NAMEABLE, OPTIMISER_CLASSES, ROLLOUT_BUFFERS
+from sb3_trpo_plus.files.words import one_line
 
 # Of a YAML file: RL Zoo's largest has 13 KB and a thousand events.
 MOST_BYTES = 2**17
@@ -146,7 +147,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return one_line(" ".join(str(error).split()), 300)
 
 
 @dataclass
@@ -208,7 +209,7 @@ def check_zip(path: Path) -> None:
     Check the sizes and names that a zip announces, before anything of it is read or extracted.
 
     :param path: of the zip
-    :raises UnsafeFileError: together its members have over 100 times its bytes and over 1 MB, or one would leave the folder
+    :raises UnsafeFileError: as :func:`~sb3_trpo_plus.files.archive.check_announced`, or a member would leave the folder
     :raises ModelFileError: it is no whole zip
     """
     whose = f"The file {str(path)!r}"
@@ -217,12 +218,10 @@ def check_zip(path: Path) -> None:
             infos = archive.infolist()
     except DAMAGES as error:
         raise ModelFileError(f"{whose} is not a whole zip ({_first_line(error)}): get it again") from error
-    size, total = path.stat().st_size, sum(info.file_size for info in infos)
-    # The lengths that a zip announces bind its reader, for these two methods.
-    if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in infos):
-        raise UnsafeFileError(f"{whose} is refused: it is compressed by a method that RL Zoo does not use")
-    if total > max(MOST_BYTES_OF_ZEROS, MOST_GROWTH * size):
-        raise UnsafeFileError(f"{whose} is refused: it grows from {size:,} to {total:,} bytes")
+    try:
+        check_announced(infos)
+    except UnsafeFileError as error:
+        raise UnsafeFileError(f"{whose} is refused: {_first_line(error)}") from error
     for name in (info.filename for info in infos):
         parts = PurePosixPath(name.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or ":" in name:
