@@ -1,0 +1,1 @@
+"""``VecEnv`` classes for many environments: worker processes, Gymnasium's vector environments, EnvPool."""
