@@ -44,8 +44,10 @@ from sb3_trpo_plus.algorithms.arguments import (
 )
 from sb3_trpo_plus.algorithms.resuming import Resumable
 from sb3_trpo_plus.algorithms.skips import Skips
-from sb3_trpo_plus.algorithms.threads import at_most_useful_threads
-from sb3_trpo_plus.critic.fit import fit_critic
+from sb3_trpo_plus.algorithms.threads import at_most_useful_threads, in_a_thread
+from sb3_trpo_plus.critic.fit import critic_parameters, fit_critic
+from sb3_trpo_plus.critic.outcome import CriticFit
+from sb3_trpo_plus.critic.plain_fit import PlainFit
 from sb3_trpo_plus.files.archive import find, name_of
 from sb3_trpo_plus.files.atomic import path_to_write, write_whole
 from sb3_trpo_plus.files.errors import ModelFileError
@@ -211,13 +213,12 @@ class KLControlled(Resumable):
             self._skip("rollout_not_finite", f"This update was skipped, nothing was changed: {'. '.join(found)}")
             return
 
-        n_parameters = sum(parameter.numel() for parameter in self.policy.parameters())
         with distribution_put_back(self.policy):
-            with at_most_useful_threads(self._samples_per_pass * n_parameters // 2):
+            with at_most_useful_threads(self._multiplications(self._samples_per_pass)):
                 actor_parameters = self._improve_policy()
             if hasattr(self.policy, "log_std"):
                 self.logger.record("train/std", self.policy.log_std.exp().mean().item())
-            with at_most_useful_threads(self.batch_size * n_parameters // 2):
+            with at_most_useful_threads(self._multiplications(self.batch_size)):
                 self._fit_critic(actor_parameters)
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -244,6 +245,10 @@ class KLControlled(Resumable):
         """Batch size of a forward pass in the policy update, from which the number of threads follows."""
         return self.n_steps * self.n_envs // self.sub_sampling_factor
 
+    def _multiplications(self, n_samples: int) -> int:
+        """Of one pass of the actor or the critic."""
+        return n_samples * sum(parameter.numel() for parameter in self.policy.parameters()) // 2
+
     def _skip(self, cause: str, sentence: str) -> None:
         """
         Count a skipped update, warn, and log the count so far as ``train/skipped_CAUSE``.
@@ -257,6 +262,11 @@ class KLControlled(Resumable):
     def _skip_policy(self, cause: str, reason: str) -> None:
         """As :meth:`_skip`, for an update in which the policy is left as it was but the critic is fitted."""
         self._skip(cause, f"This policy update was skipped, the policy stays as it was: {reason}")
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """As in SB3, with what the critic's fit has to say."""
+        self._settle_critic()
+        super().dump_logs(iteration)
 
     def _log_skips(self) -> None:
         for cause, count in self._skips.counts.items():
@@ -286,15 +296,38 @@ class KLControlled(Resumable):
         actor_modules = refresh_running_statistics(self.policy, self.rollout_buffer)
         if not self._fits_critic:
             return
+        explained = explained_variance(self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten())
+        self.logger.record("train/explained_variance", explained)
+        if self._may_fit_beside and self._start_fit_beside(actor_parameters):
+            return
         hold_actor(self.policy, actor_parameters, actor_modules)
         fit = fit_critic(self.policy, self.rollout_buffer, actor_parameters, self.n_critic_updates, self.batch_size)
         self.policy.set_training_mode(True)
+        self._tell_of_fit(fit)
+
+    def _start_fit_beside(self, actor_parameters: list[th.nn.Parameter]) -> bool:
+        """Start the critic's fit in a thread; False if it is none that can be left alone."""
+        policy = self.policy
+        critic = critic_parameters(policy, actor_parameters)
+        if not critic or policy.device.type != "cpu":
+            return False
+        fit = PlainFit.of(policy, self.rollout_buffer, critic, self.n_critic_updates, self.batch_size)
+        if fit is None:
+            return False
+        wait = in_a_thread(fit.run, self._multiplications(self.batch_size))
+
+        def outcome() -> CriticFit:
+            wait()
+            return fit.write_back()
+
+        self._fit_beside_rollout(outcome)
+        return True
+
+    def _tell_of_fit(self, fit: CriticFit) -> None:
         if fit.stopped is not None:
             self._skip("critic_fit", f"The critic's fit stopped early: {fit.stopped}")
         if fit.loss is not None:
             self.logger.record("train/value_loss", fit.loss)
-        explained = explained_variance(self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten())
-        self.logger.record("train/explained_variance", explained)
 
     def _check_hyperparameters(self) -> None:
         """
@@ -441,6 +474,7 @@ class KLControlled(Resumable):
         :raises TypeError: an attribute can't be saved; nothing was written
         :raises OSError: the file can't be written; it is as it was before
         """
+        self._settle_critic()
         exclude, include = list(exclude or ()), list(include or ())
         stream = io.BytesIO() if isinstance(path, (str, pathlib.Path)) else path
         try:

@@ -17,6 +17,7 @@ from sb3_trpo_plus.algorithms.checkpoint import end_update
 from sb3_trpo_plus.algorithms.progress import check_environments, following, put_back, put_back_statistics
 from sb3_trpo_plus.envs.vec_states import statistics_of
 from sb3_trpo_plus.files.checkpoint import Checkpoint, newest_checkpoint
+from sb3_trpo_plus.rollouts.beside import has_time_beside
 from sb3_trpo_plus.rollouts.collection import FastRollouts
 
 SelfResumable = TypeVar("SelfResumable", bound="Resumable")
@@ -82,11 +83,17 @@ class Resumable(FastRollouts):
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             if log_interval is not None and iteration % log_interval == 0:
                 self.dump_logs(iteration)
-            self.train()
+            goes_on = self.num_timesteps < total_timesteps
+            self._may_fit_beside = goes_on and has_time_beside(self.env, callback)
+            try:
+                self.train()
+            finally:
+                self._may_fit_beside = False
             self._n_iterations = iteration
             if not end_update(callback):
                 break
 
+        self._settle_critic()
         callback.on_training_end()
         return self
 

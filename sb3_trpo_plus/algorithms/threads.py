@@ -1,7 +1,8 @@
-"""A limit on torch's threads, by the size of a computation."""
+"""Threads: a limit on torch's, by the size of a computation, and a computation in one of its own."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch as th
@@ -37,3 +38,22 @@ def at_most_useful_threads(multiplications: int) -> Iterator[None]:
         with _lock:
             _n_lowered -= 1
         th.set_num_threads(before)
+
+
+def in_a_thread(compute: Callable[[], None], multiplications: int) -> Callable[[], None]:
+    """
+    Start a computation in a thread of its own.
+
+    :param compute: is called with no more of torch's threads than are useful
+    :param multiplications: of one of its passes, as for :func:`at_most_useful_threads`
+    :return: function that waits for the end, and raises what the computation raised
+    """
+
+    def with_useful_threads() -> None:
+        with at_most_useful_threads(multiplications):
+            compute()
+
+    executor = ThreadPoolExecutor(1)
+    started = executor.submit(with_useful_threads)
+    executor.shutdown(wait=False)
+    return started.result

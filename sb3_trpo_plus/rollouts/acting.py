@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
@@ -25,6 +24,9 @@ from sb3_trpo_plus.rollouts.fast_actor import FastActor, Observations
 from sb3_trpo_plus.rollouts.frozen import FrozenPolicy
 from sb3_trpo_plus.rollouts.lazy import filled_when_read
 from sb3_trpo_plus.rollouts.noise import noise_width, standard_noise
+
+if TYPE_CHECKING:
+    from sb3_trpo_plus.rollouts.collection import FastRollouts
 
 Array = npt.NDArray[Any]
 # Limit on the random numbers drawn ahead, where no other code can draw from the generator between the steps.
@@ -85,7 +87,7 @@ class StepByStep:
     :param gamma: discount factor, of the bootstrap value of truncated episodes
     """
 
-    def __init__(self, model: OnPolicyAlgorithm, buffer: RolloutBuffer, gamma: float) -> None:
+    def __init__(self, model: FastRollouts, buffer: RolloutBuffer, gamma: float) -> None:
         self.model, self.buffer, self.gamma = model, buffer, gamma
 
     @property
@@ -150,19 +152,19 @@ class InOneBatch:
 
     @classmethod
     def of(
-        cls, model: OnPolicyAlgorithm, buffer: RolloutBuffer, gamma: float, n_steps: int, n_envs: int, watches: bool
+        cls, model: FastRollouts, buffer: RolloutBuffer, gamma: float, n_steps: int, n_envs: int, watches: bool
     ) -> InOneBatch | None:
         """:return: None if the policy or the buffer is not plain, the rollout does not fill the buffer, or it does not pay"""
         if not is_plain_buffer(buffer) or n_steps != buffer.buffer_size:
             return None
-        frozen = FrozenPolicy.of(model.policy)
+        frozen = FrozenPolicy.of(model._acting_policy)
         if frozen is not None and watches and frozen.n_parameters > MOST_WATCHED:
             return None
         return None if frozen is None else cls(model, frozen, buffer, gamma, n_envs, watches)
 
     def __init__(
         self,
-        model: OnPolicyAlgorithm,
+        model: FastRollouts,
         frozen: FrozenPolicy,
         buffer: RolloutBuffer,
         gamma: float,
@@ -183,6 +185,8 @@ class InOneBatch:
         self._values: th.Tensor | None = None
         self._log_probs: th.Tensor | None = None
         self.take_back: list[Callable[[], None]] = []
+        # Whether it is fitted beside this rollout, and not known yet.
+        self.lacks_critic = model._fit_beside is not None
         if watches:
             self.take_back = [
                 filled_when_read(buffer, ("values", "log_probs"), self.complete),
@@ -211,7 +215,7 @@ class InOneBatch:
     @property
     def values(self) -> th.Tensor:
         if self._values is None:
-            self._values = self.frozen.values(self.obs_tensor)
+            self._values = self._with_critic().values(self.obs_tensor)
         return self._values
 
     @property
@@ -262,7 +266,7 @@ class InOneBatch:
         observations = obs_as_tensor(whole_of(rows), self.policy.device)
         # Not the buffer's actions, which have the action space's dtype instead of the policy's.
         actions, self.acted = self._as_policy_makes_them(np.concatenate(self.acted)), []
-        arrays["values"][steps] = self.frozen.values(observations).view(n_steps, -1).numpy()
+        arrays["values"][steps] = self._with_critic().values(observations).view(n_steps, -1).numpy()
         arrays["log_probs"][steps] = self.frozen.distribution(observations).log_prob(actions).view(n_steps, -1).numpy()
         if self.truncations:
             at, environments, last = zip(*self.truncations, strict=True)
@@ -283,8 +287,16 @@ class InOneBatch:
                 rewards[index] += self.gamma * value
 
     def _values_of(self, observations: Sequence[Any]) -> Array:
-        values: Array = self.frozen.values(self.policy.obs_to_tensor(stack(observations))[0]).numpy().flatten()
+        values: Array = self._with_critic().values(self.policy.obs_to_tensor(stack(observations))[0]).numpy().flatten()
         return values
+
+    def _with_critic(self) -> FrozenPolicy:
+        """The copy, with the critic as it is once it is fitted."""
+        if self.lacks_critic:
+            self.lacks_critic = False
+            self.model._settle_critic()
+            self.frozen.read_critic()
+        return self.frozen
 
     def finish(self) -> None:
         try:
@@ -296,7 +308,7 @@ class InOneBatch:
         self._show_distribution()
         if not self.watches:
             self._look_for_other_draws()
-            self.model._others_draw = bool(self.model._others_draw)  # type: ignore[attr-defined]
+            self.model._others_draw = bool(self.model._others_draw)
 
     def _distribution_was_written(self) -> None:
         """By the policy's own methods, as when a callback calls ``predict``: as in SB3 it stays until the next step."""
@@ -310,7 +322,7 @@ class InOneBatch:
 
     def was_policy_changed(self) -> bool:
         """Whether ``model.policy`` has been replaced or changed since it was copied."""
-        return self.model.policy is not self.policy or not self.frozen.is_as_the_policy()
+        return self.model._acting_policy is not self.policy or not self.frozen.is_as_the_policy()
 
     def _hand_over(self, rewards: Array, starts: Array, dones: Array, infos: list[dict[str, Any]]) -> Acting:
         """Record this step, whose action is from the old policy, and return an object that collects with the changed one."""
@@ -330,7 +342,7 @@ class InOneBatch:
             n_steps = 1
             if not self.watches:
                 self._look_for_other_draws()
-                if self.model._others_draw is False:  # type: ignore[attr-defined]
+                if self.model._others_draw is False:
                     left = self.buffer.buffer_size - self.buffer.pos
                     n_steps = min(left, max(1, MOST_NOISE // (self.n_envs * noise_width(distribution))))
             self.noise = list(self.actor.scaled(standard_noise(distribution, n_steps, self.n_envs).numpy())[::-1])
@@ -340,7 +352,7 @@ class InOneBatch:
     def _look_for_other_draws(self) -> None:
         """Find out whether the environments draw from torch's generator between the steps."""
         if self.generator is not None and not th.equal(self.generator, th.get_rng_state()):
-            self.model._others_draw = True  # type: ignore[attr-defined]
+            self.model._others_draw = True
 
     def _as_policy_makes_them(self, actions: Array) -> th.Tensor:
         if isinstance(self.policy.action_space, spaces.Discrete):

@@ -1,8 +1,8 @@
 """``collect_rollouts``, as SB3's on-policy algorithms have it, but faster for plain policies."""
 
 import warnings
-from itertools import accumulate
-from typing import Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_trpo_plus.critic.outcome import CriticFit
+from sb3_trpo_plus.envs.vec.infos import Infos
 from sb3_trpo_plus.policies.plain import is_plain_buffer
 from sb3_trpo_plus.rollouts.acting import Acting, InOneBatch, StepByStep
 from sb3_trpo_plus.rollouts.callbacks import Locals, runs_known_code_alone
@@ -41,6 +43,43 @@ class FastRollouts(OnPolicyAlgorithm):
     on_nonfinite: str | None = None
     # What of the last rollout was not finite, in a sentence, if that was no error.
     _not_finite: str | None = None
+    # Whether learn() leaves the critic's fit to the time of the next rollout.
+    _may_fit_beside = False
+    # The fit of the critic to the last rollout, if it goes on beside the next one; to be asked for what it found.
+    _fit_beside: Callable[[], CriticFit] | None = None
+
+    @property
+    def _acting_policy(self) -> ActorCriticPolicy:
+        """``policy``, whose critic may not be fitted yet, on which actions don't depend."""
+        kept: ActorCriticPolicy = vars(self).get("_kept_back") or self.policy
+        return kept
+
+    def _fit_beside_rollout(self, fit: Callable[[], CriticFit]) -> None:
+        """
+        Let a fit of the critic go on beside the next rollout. Whoever asks for ``policy`` gets it once the fit is done.
+
+        :param fit: waits for the end of the fit, lets it take effect, and tells of it
+        """
+        self._fit_beside, self._kept_back = fit, vars(self).pop("policy")
+
+    if not TYPE_CHECKING:  # for which no attribute would be missing
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "policy" and "_kept_back" in vars(self):
+                self._settle_critic()
+                return self.policy
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _settle_critic(self) -> None:
+        """Wait for a fit of the critic that goes on beside the rollout, and let its outcome take effect."""
+        fit, self._fit_beside = self._fit_beside, None
+        if fit is not None:
+            vars(self).setdefault("policy", vars(self).pop("_kept_back"))
+            self._tell_of_fit(fit())
+
+    def _tell_of_fit(self, fit: CriticFit) -> None:
+        """Log the outcome of a fit of the critic."""
+        raise NotImplementedError
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -81,17 +120,19 @@ class FastRollouts(OnPolicyAlgorithm):
         """:raises ObservationNotFiniteError: the rollout ends before its time"""
         assert self._last_obs is not None, "No previous observation was provided"
         gamma = self._present_gamma()
-        self.policy.set_training_mode(False)
+        watches = self._is_policy_watched or not runs_known_code_alone(callback)
+        if watches:
+            self._settle_critic()
+        self._acting_policy.set_training_mode(False)
         n_steps = 0
         rollout_buffer.reset()
         if callable(self.gamma):
             rollout_buffer.gamma = gamma
         if self.use_sde:
-            self.policy.reset_noise(env.num_envs)
+            self._acting_policy.reset_noise(env.num_envs)
 
         callback.on_rollout_start()
 
-        watches = self._is_policy_watched or not runs_known_code_alone(callback)
         acting: Acting = InOneBatch.of(self, rollout_buffer, gamma, n_rollout_steps, env.num_envs, watches) or StepByStep(
             self, rollout_buffer, gamma
         )
@@ -101,11 +142,11 @@ class FastRollouts(OnPolicyAlgorithm):
         try:
             while n_steps < n_rollout_steps:
                 if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-                    self.policy.reset_noise(env.num_envs)
+                    self._acting_policy.reset_noise(env.num_envs)
                     acting.noise_was_reset()
 
                 actions = acting.act(self._last_obs)
-                clipped_actions = within_bounds(self.policy, actions)
+                clipped_actions = within_bounds(self._acting_policy, actions)
 
                 guard.keep()
                 new_obs, rewards, dones, infos = env.step(clipped_actions)
@@ -166,12 +207,20 @@ class FastRollouts(OnPolicyAlgorithm):
             raise NotFiniteError(found)
         self._not_finite = self._not_finite or found
 
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: Array | None = None) -> None:
+        """As in SB3, without a look at the infos of environments that have nothing to tell."""
+        if isinstance(infos, Infos):
+            indices = list(infos.told)
+            infos, dones = [infos[index] for index in indices], None if dones is None else dones[indices]
+        super()._update_info_buffer(infos, dones)
+
     def _present_gamma(self) -> float:
         """The discount factor of the next rollout."""
         return self.gamma
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_is_policy_watched", "_others_draw", "_not_finite"]
+        of_rollouts = ["_kept_back", "_fit_beside", "_may_fit_beside", "_is_policy_watched", "_others_draw", "_not_finite"]
+        return [*super()._excluded_save_params(), *of_rollouts]
 
 
 def within_bounds(policy: ActorCriticPolicy, actions: Array) -> Array:
@@ -201,9 +250,12 @@ def _estimate_advantages(buffer: RolloutBuffer, last_values: Array, dones: Array
     next_values = np.concatenate([buffer.values[1:], last_values[None]])
     errors = buffer.rewards + buffer.gamma * next_values * goes_on - buffer.values
     decays = buffer.gamma * buffer.gae_lambda * goes_on
-    for index in range(buffer.n_envs):
-        # Python floats: a NumPy operation per step takes longer than this loop over the environments.
-        backwards = zip(errors[::-1, index].tolist(), decays[::-1, index].tolist(), strict=True)
-        advantages = accumulate(backwards, lambda later, now: now[0] + now[1] * later, initial=0.0)
-        buffer.advantages[::-1, index] = list(advantages)[1:]
+    # In double precision, whose rounding does not grow with the length of the rollout.
+    later = np.zeros(buffer.n_envs)
+    # What is not finite is told by those who look at the rollout.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for step in reversed(range(buffer.buffer_size)):
+            later *= decays[step]
+            later += errors[step]
+            buffer.advantages[step] = later
     buffer.returns = buffer.advantages + buffer.values

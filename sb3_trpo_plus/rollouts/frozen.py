@@ -1,7 +1,7 @@
 """Copies of plain policies, which later changes of the policy do not affect."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch as th
@@ -35,8 +35,8 @@ class FrozenPolicy:
         return None if networks is None else cls(policy, *networks)
 
     def __init__(self, policy: ActorCriticPolicy, actor: Mlp, critic: Mlp) -> None:
-        self.policy = policy
-        self.actor, self.critic = FrozenMlp(actor), FrozenMlp(critic)
+        self.policy, self._critic = policy, critic
+        self.actor = FrozenMlp(actor)
         self.log_std = policy.log_std.detach().clone() if hasattr(policy, "log_std") else None
         self._own_distribution: Distribution = copy.copy(policy.action_dist)
         self._distribution = policy.action_dist
@@ -47,8 +47,13 @@ class FrozenPolicy:
         self._settings = [(vars(one), _numbers(one)) for one in (policy, policy.action_dist, *actor.activations)]
         self._places = list(_places(policy))
         self._sizes = [(one, len(one)) for one in _grown_by_patches(policy)]
-        self._parameters = [(parameter, parameter.data_ptr()) for parameter in policy.parameters()]
-        self._bytes = [parameter.detach().numpy().tobytes() for parameter, _ in self._parameters]
+        self._bytes = _bytes(policy.parameters())
+        self.read_critic()
+
+    def read_critic(self) -> None:
+        """Copy the critic again, which may have been fitted since."""
+        self.critic = FrozenMlp(self._critic)
+        self._bytes.update(_bytes(self._critic.parameters))
 
     @th.no_grad()
     def values(self, observations: PyTorchObs) -> th.Tensor:
@@ -80,10 +85,7 @@ class FrozenPolicy:
             and all(getattr(cls, name) is function for cls, name, function in self._functions)
             and all(now.get(name) == number for now, before in self._settings for name, number in before.items())
             and not has_global_hooks()
-            and all(
-                parameter.data_ptr() == pointer and parameter.detach().numpy().tobytes() == before
-                for (parameter, pointer), before in zip(self._parameters, self._bytes, strict=True)
-            )
+            and _bytes(self._bytes) == self._bytes
         )
 
 
@@ -117,6 +119,11 @@ def _grown_by_patches(policy: ActorCriticPolicy) -> Iterator[dict[str, Any]]:
     """The dicts that grow if somebody adds a submodule, a parameter, a hook, or an attribute such as ``forward``."""
     for module in policy.modules():
         yield from (vars(module), module._modules, module._parameters, *(getattr(module, name) for name in HOOKS))
+
+
+def _bytes(parameters: Iterable[nn.Parameter]) -> dict[nn.Parameter, tuple[int, bytes]]:
+    """Of each parameter where it lies in memory, and what is there."""
+    return {parameter: (parameter.data_ptr(), parameter.detach().numpy().tobytes()) for parameter in parameters}
 
 
 def _numbers(thing: Any) -> dict[str, Any]:

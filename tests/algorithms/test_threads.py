@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_trpo_plus import TRPO
 from sb3_trpo_plus.algorithms.threads import PER_THREAD, at_most_useful_threads
-from sb3_trpo_plus.critic import fit
+from sb3_trpo_plus.critic.plain_fit import PlainFit
 from tests.conftest import collect, random_env
 
 
@@ -127,8 +127,13 @@ def test_overlapping_errors_put_the_number_back() -> None:
 
 def test_small_critics_are_fitted_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    fit_mlp = fit._fit_mlp
-    monkeypatch.setattr(fit, "_fit_mlp", lambda *args: seen.append(th.get_num_threads()) or fit_mlp(*args))  # type: ignore[func-returns-value]
+    run = PlainFit.run
+
+    def watched(self: PlainFit) -> None:
+        seen.append(th.get_num_threads())
+        run(self)
+
+    monkeypatch.setattr(PlainFit, "run", watched)
     collect(TRPO("MlpPolicy", random_env(), n_steps=64, batch_size=64, seed=0)).train()
     assert seen == [1]
     assert th.get_num_threads() == 4
