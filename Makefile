@@ -21,7 +21,7 @@ help:  ## list the targets
 	touch $@
 
 .venv/.test: .venv/.train
-	$(INSTALL) '.[zoo,plots,tensorboard,envs,tests,lint,docs]'
+	$(INSTALL) '.[zoo,plots,tensorboard,envs,envpool,tests,lint,docs]'
 	touch $@
 
 train: .venv/.train  ## train and evaluate through RL Zoo: make train ALGO=npg ENV=CartPole-v1 ARGS="--seed 1"
