@@ -24,6 +24,7 @@ from sb3_trpo_plus.envs.states import (
     name_of,
     set_state,
 )
+from sb3_trpo_plus.envs.vec.workers import WorkerVecEnv
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def get_vec_state(vec_env: VecEnv, index: int) -> VecState:
     wrappers keep in this way, including arrays that have this length by chance. The running statistics of ``VecNormalize``
     are not part of it.
 
-    :param vec_env: a ``DummyVecEnv``, or any whose environments are wrapped in :class:`Restorable`, with any wrappers
+    :param vec_env: a ``DummyVecEnv`` or ``WorkerVecEnv``, or any whose environments are wrapped in :class:`Restorable`, with
+        any wrappers
     :param index: of the environment
     :raises TypeError: the environment can't be reached, or something in it can't be copied
     """
@@ -217,6 +219,8 @@ def call_in(vec_env: VecEnv, index: int, function: Callable[..., Any], *args: An
     base = vec_env.unwrapped
     if isinstance(base, DummyVecEnv):
         return function(base.envs[index], *args)
+    if isinstance(base, WorkerVecEnv):
+        return base.call_in(index, function, *args)
     _check_reachable(base, index)
     result = base.env_method("attempt", function, *args, indices=index)[0]
     if isinstance(result, Exception):
@@ -235,7 +239,8 @@ def _check_reachable(base: VecEnv, index: int) -> None:
     except Exception as error:
         raise TypeError(
             f"A {kind} gives no access to its environments ({type(error).__name__}: {error}), so that they can't be restored: "
-            "use SB3's DummyVecEnv, or its SubprocVecEnv with sb3_trpo_plus.states.Restorable as their outermost wrapper"
+            "use SB3's DummyVecEnv, sb3_trpo_plus.envs.vec.WorkerVecEnv, or SB3's SubprocVecEnv with "
+            "sb3_trpo_plus.states.Restorable as their outermost wrapper"
         ) from error
     raise TypeError(
         f"The environments of a {kind} can only be restored if sb3_trpo_plus.states.Restorable is their outermost wrapper: "

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
+from sb3_trpo_plus.envs.notes import add_note
+from sb3_trpo_plus.envs.vec.workers import WorkerVecEnv
 from sb3_trpo_plus.policies.observations import parts_of, whole_of
 
 # What a pipe to a process raises when that has ended.
@@ -35,11 +37,14 @@ def raise_naming(error: Exception, env: VecEnv, when: str, observations: Any = N
             f"E{ended[1:]} {when}; what it raised, if it did, is printed above. The model can be saved, and be trained on "
             "with new environments: set_env(...)"
         ) from error
+    if _is_named(error, base):
+        add_note(error, f"{when[0].upper()}{when[1:]}")
+        raise error
     words = _in_dummy(error, base) or _in_stack(error, base)
     if words is None and observations is not None:
         words = _unlike_the_space(observations, env)
     if words is not None:
-        _add_note(error, f"{words} {when}")
+        add_note(error, f"{words} {when}")
     raise error
 
 
@@ -54,6 +59,12 @@ def _ended(base: SubprocVecEnv) -> str | None:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             found.append(f"environment {index} (process {process.pid}) {how}")
     return ", ".join(found) or None
+
+
+def _is_named(error: Exception, base: VecEnv) -> bool:
+    """Whether it comes from a ``WorkerVecEnv``, which has said from where."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return isinstance(base, WorkerVecEnv) and any(frame.f_locals.get("self") is base for frame, _ in frames)
 
 
 def _in_dummy(error: Exception, base: VecEnv) -> str | None:
@@ -99,11 +110,3 @@ def _unlike(observation: Any, space: Any) -> str | None:
     if array.dtype.kind not in "biuf":
         return f"is of dtype {array.dtype}, its space of {space.dtype}"
     return None if array.shape == space.shape else f"has shape {array.shape}, its space {space.shape}"
-
-
-def _add_note(error: Exception, note: str) -> None:
-    # add_note() is new in Python 3.11, and before it nobody prints the notes.
-    if hasattr(error, "add_note"):
-        error.add_note(note)
-    elif len(error.args) == 1 and isinstance(error.args[0], str):
-        error.args = (f"{error.args[0]}. {note}",)
