@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from stable_baselines3.common.vec_env.util import dict_to_obs
 
 from sb3_trpo_plus.envs.vec.infos import Info, Infos
+from sb3_trpo_plus.envs.vec.packing import unpack
 from sb3_trpo_plus.envs.vec.process import WorkerProcess, end
 from sb3_trpo_plus.envs.vec.shared import Layout, Shared, anonymous_file
 from sb3_trpo_plus.envs.vec.worker import STEP, Env, EnvFn
@@ -91,6 +92,8 @@ class WorkerVecEnv(VecEnv):
         self.metadata = about.metadata
 
     def step_async(self, actions: Any) -> None:
+        if self.waiting:
+            raise RuntimeError("step_async() was called before: call step_wait() first, or the results of a step are lost")
         shared = self._shared.actions
         self._settle()
         if (
@@ -114,11 +117,11 @@ class WorkerVecEnv(VecEnv):
         told: dict[int, Info] = {}
         others = []
         for worker in self._workers:
-            infos, reset_infos, pickled = worker.receive(self._timeout)
+            infos, reset_infos, packed = worker.receive(self._timeout)
             told.update((index, pickle.loads(info)) for index, info in infos.items())
             for index, info in reset_infos.items():
                 self.reset_infos[index] = pickle.loads(info)
-            others.append(_Others(worker.indices, pickled))
+            others.append(_Others(worker.indices, packed))
         return (
             self._observations(),
             self._shared.rewards.copy(),
@@ -127,7 +130,6 @@ class WorkerVecEnv(VecEnv):
         )
 
     def reset(self) -> VecEnvObs:
-        self.waiting = False
         self._settle()
         for worker in self._workers:
             worker.ask(_request("reset", [self._seeds[i] for i in worker.indices], [self._options[i] for i in worker.indices]))
@@ -189,19 +191,18 @@ class WorkerVecEnv(VecEnv):
     def _call(self, indices: VecEnvIndices, function: Callable[..., Any], *args: Any) -> list[Any]:
         # As lists take them: also negative, and NumPy's.
         wanted = [range(self.num_envs)[index] for index in self._get_indices(indices)]
-        self._settle()
-        asked = []
-        for worker in self._workers:
-            mine = [index for index in wanted if index in worker.indices]
-            if mine:
-                worker.ask(_request("call", mine, function, args))
-                asked.append((worker, mine))
+        asked = [(one, mine) for one in self._workers if (mine := [index for index in wanted if index in one.indices])]
+        for worker, _ in asked:
+            worker.settle(self._timeout)
+        for worker, mine in asked:
+            worker.ask(_request("call", mine, function, args))
         results: dict[int, bytes] = {}
         for worker, mine in asked:
             results.update(zip(mine, worker.receive(self._timeout), strict=True))
         return [pickle.loads(results[index]) for index in wanted]
 
     def _settle(self) -> None:
+        self.waiting = False
         for worker in self._workers:
             worker.settle(self._timeout)
 
@@ -215,13 +216,13 @@ class WorkerVecEnv(VecEnv):
 class _Others:
     """Infos of a worker's environments that are unpickled when the first of them is read."""
 
-    def __init__(self, indices: range, pickled: bytes) -> None:
+    def __init__(self, indices: range, packed: bytes) -> None:
         self.indices = indices
-        self._pickled = pickled
+        self._packed = packed
 
     @cached_property
     def infos(self) -> dict[int, Info]:
-        return pickle.loads(self._pickled)  # type: ignore[no-any-return]
+        return unpack(self._packed)
 
 
 def _request(method: str, *args: Any) -> bytes:
