@@ -88,6 +88,7 @@ class EnvPoolVecEnv(ArrayVecEnv):
             own_limit = self._spec.config.max_episode_steps
             self._arguments["max_episode_steps"] = NO_LIMIT
         self._pool: Any = None
+        self._actions_shape = (num_envs, *action_space.shape)
         super().__init__(num_envs, observation_space, action_space, monitor, monitor_file, own_limit)
         self.seed(seed)
 
@@ -101,7 +102,11 @@ class EnvPoolVecEnv(ArrayVecEnv):
         return own(self.observation_space, observations, copy=False), _of_environments(infos)
 
     def _step_all(self, actions: npt.NDArray[Any]) -> Step:
-        observations, rewards, terminated, truncated, infos = self._made().step(actions)
+        pool, actions = self._made(), np.asarray(actions)
+        if actions.shape != self._actions_shape:
+            # EnvPool would end the process.
+            raise ValueError(f"actions must have the shape {self._actions_shape}, not {actions.shape}")
+        observations, rewards, terminated, truncated, infos = pool.step(actions)
         observations = own(self.observation_space, observations, copy=False)
         return Step(observations, rewards, terminated, truncated, _of_environments(infos))
 

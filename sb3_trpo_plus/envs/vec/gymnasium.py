@@ -33,7 +33,9 @@ except ImportError as error:
 Vector: TypeAlias = VectorEnv[Any, Any, Any]
 
 # Of Gymnasium's wrappers, those that forget the state of every environment when some are reset, or can't reset some.
-KEEP_ONE_STATE = {"NormalizeObservation", "NormalizeReward", "RecordEpisodeStatistics"}
+KEEP_ONE_STATE = ("NormalizeObservation", "NormalizeReward")
+# They do what is done here anyway, in a form that is not SB3's.
+NOT_NEEDED = ("DictInfoToList", "RecordEpisodeStatistics")
 OF_THE_END = ("final_obs", "_final_obs", "final_info", "_final_info")
 
 
@@ -74,9 +76,12 @@ class GymnasiumVecEnv(ArrayVecEnv):
     def _way_to_restart(self) -> Callable[[Step, npt.NDArray[np.intp]], Endings]:
         mode, name = _autoreset_mode(self.venv), type(self._base).__name__
         wrappers = list(_wrappers_of(self.venv))
-        names = [type(wrapper).__name__ for wrapper in wrappers]
-        if "DictInfoToList" in names:
-            raise ValueError("venv: leave out the wrapper DictInfoToList, SB3's infos are a list of dicts anyway")
+        for wrapper in wrappers:
+            if type(wrapper).__name__ in NOT_NEEDED:
+                raise ValueError(
+                    f"venv: leave out the wrapper {type(wrapper).__name__}, infos are a list of dicts here anyway, with the "
+                    "statistics of episodes"
+                )
         if mode == "SAME_STEP":
             return self._was_restarted
         for wrapper in wrappers:
@@ -125,7 +130,8 @@ class GymnasiumVecEnv(ArrayVecEnv):
         of_reset = {key: value for key, value in infos.items() if key not in OF_THE_END}
         last, last_infos, reset_infos = [], [], []
         for index in ended:
-            last.append(own(self.observation_space, rows(infos["final_obs"], index)))
+            # Without index, numbers are no longer arrays.
+            last.append(rows(own(self.observation_space, rows(infos["final_obs"], index)), ()))
             last_infos.append(_final_info(infos, index))
             reset_infos.append(info_at(of_reset, index))
         return Endings(last, last_infos, reset_infos)
