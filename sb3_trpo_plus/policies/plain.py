@@ -34,6 +34,8 @@ ELEMENTWISE = (
     nn.Tanh, nn.ReLU, nn.ELU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.SELU, nn.CELU, nn.Mish, nn.ReLU6,
     nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Identity,
 )  # fmt: skip
+# These mix the elements of a state, but no states.
+ROWWISE = (nn.LayerNorm,)
 DISTRIBUTIONS = (
     DiagGaussianDistribution, CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution,
     StateDependentNoiseDistribution,
@@ -73,7 +75,7 @@ ORIGINAL: dict[type, dict[str, Any]] = {
     **{cls: _functions(cls) for cls in (*DISTRIBUTIONS, RolloutBuffer, DictRolloutBuffer)},
     **{
         cls: _functions(cls, nn.Module)
-        for cls in (FlattenExtractor, CombinedExtractor, MlpExtractor, nn.Flatten, nn.Linear, *ELEMENTWISE)
+        for cls in (FlattenExtractor, CombinedExtractor, MlpExtractor, nn.Flatten, nn.Linear, *ELEMENTWISE, *ROWWISE)
     },
     # Containers, of which only forward matters, or nothing.
     nn.Sequential: {"forward": nn.Sequential.forward},
@@ -196,17 +198,37 @@ def plain_critic(policy: ActorCriticPolicy) -> Mlp | None:
     return _network(policy, "value_net", "value_net") if _is_plain(policy) else None
 
 
-def plain_networks(policy: ActorCriticPolicy) -> tuple[Mlp, Mlp] | None:
+def known_modules(policy: ActorCriticPolicy) -> tuple[list[nn.Module], list[nn.Module]] | None:
     """
-    Actor and critic of a policy of which both are plain.
+    The modules, in their order, by which a policy computes means or logits from the features, and those for the value.
 
     :param policy: any policy
-    :return: None if one of them is not, as for :func:`plain_actor` and :func:`plain_critic`
+    :return: None if one of ``ASSUMPTIONS`` does not hold, or a module is none of Linear with a bias, ``ELEMENTWISE`` and
+        ``ROWWISE``. The last one is Linear, each treats every state on its own, and none writes into the features
     """
     if not _is_plain(policy):
         return None
-    actor, critic = _network(policy, "policy_net", "action_net"), _network(policy, "value_net", "value_net")
-    return None if actor is None or critic is None else (actor, critic)
+    networks = []
+    for hidden, head in (("policy_net", "action_net"), ("value_net", "value_net")):
+        modules = [*_in_order(getattr(policy.mlp_extractor, hidden)), getattr(policy, head)]
+        known = (nn.Linear, *ELEMENTWISE, *ROWWISE)
+        if not all(type(module) in known and is_as_written(module, type(module)) for module in modules):
+            return None
+        if any(type(module) is nn.Linear and module.bias is None for module in modules):
+            return None
+        if type(modules[-1]) is not nn.Linear or type(modules[0]) in ELEMENTWISE:
+            return None
+        networks.append(modules)
+    return networks[0], networks[1]
+
+
+def _in_order(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules that a ``Sequential`` calls, also by others within it."""
+    if isinstance(module, nn.Sequential) and is_as_written(module, nn.Sequential):
+        for part in module:
+            yield from _in_order(part)
+    else:
+        yield module
 
 
 def is_plain_buffer(buffer: RolloutBuffer) -> bool:

@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
 from sb3_trpo_plus.policies.plain import features
-from sb3_trpo_plus.rollouts.frozen import FrozenPolicy
+from sb3_trpo_plus.rollouts.frozen import FrozenLinear, FrozenPolicy
 from sb3_trpo_plus.rollouts.noise import noisy_actions
 
 Array = npt.NDArray[Any]
@@ -40,9 +40,9 @@ class FastActor:
     def __init__(self, frozen: FrozenPolicy, n_envs: int) -> None:
         self.policy, self.distribution = frozen.policy, frozen.policy.action_dist
         self.is_gsde = isinstance(self.distribution, StateDependentNoiseDistribution)
-        layers = zip(frozen.actor.layers, frozen.actor.activations, strict=True)
-        *self.hidden, self.head = [_layer(weight, bias, activation, n_envs) for (weight, bias), activation in layers]
-        self.dtype: Any = np.dtype(str(frozen.actor.layers[0][0].dtype).removeprefix("torch."))
+        self.hidden = [_layer(module, n_envs) for module in frozen.actor.hidden]
+        self.head = _layer(frozen.actor.head, n_envs)
+        self.dtype: Any = np.dtype(str(frozen.actor.head.weight.dtype).removeprefix("torch."))
         is_gaussian = isinstance(self.distribution, DiagGaussianDistribution)
         self.std = frozen.log_std.exp().numpy() if is_gaussian and frozen.log_std is not None else None
         #: Of the last call of :meth:`act`: the network's inputs, and its means (with gSDE's noise) or logits
@@ -106,31 +106,33 @@ class FastActor:
         return noise
 
 
-def _layer(torch_weight: th.Tensor, torch_bias: th.Tensor, activation: nn.Module, n_envs: int) -> Layer:
+def _layer(module: FrozenLinear | nn.Module, n_envs: int) -> Layer:
+    if not isinstance(module, FrozenLinear):
+        return _in_place(module)
+    torch_weight, torch_bias = module.weight, module.bias
     bias = torch_bias.numpy()
     # Transposed and C-contiguous, for which einsum is fastest.
     weight = np.array(torch_weight.numpy().T, order="C")
     if n_envs * weight.size > SMALL:
 
         def large(inputs: Array) -> Array:
-            output: Array = activation(th.addmm(torch_bias, th.from_numpy(inputs), torch_weight.t())).numpy()
+            output: Array = th.addmm(torch_bias, th.from_numpy(inputs), torch_weight.t()).numpy()
             return output
 
         return large
 
-    in_place = _in_place(activation)
-
     def small(inputs: Array) -> Array:
         # einsum instead of matmul, which calls BLAS: its AVX-512 instructions lower the clock of many processors for about a
         # millisecond, and slow down the environment's step by 5 to 30%.
-        output = np.einsum("ij,jk->ik", inputs, weight)
+        output: Array = np.einsum("ij,jk->ik", inputs, weight)
         output += bias
-        return in_place(output)
+        return output
 
     return small
 
 
 def _in_place(activation: nn.Module) -> Layer:
+    """A function of what it may overwrite: the output of a layer."""
     if type(activation) is nn.Tanh:
         return lambda array: np.tanh(array, out=array)
     if type(activation) is nn.ReLU:

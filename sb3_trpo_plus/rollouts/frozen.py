@@ -11,32 +11,31 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_trpo_plus.policies.plain import HOOKS, ORIGINAL, distribution_of, features, has_global_hooks, plain_networks
-from sb3_trpo_plus.trust_region.mlp import Mlp
+from sb3_trpo_plus.policies.plain import HOOKS, ORIGINAL, distribution_of, features, has_global_hooks, known_modules
 
 
 class FrozenPolicy:
     """
-    The values and action distributions of a plain policy on the CPU, computed with copies of its parameters.
+    The values and action distributions of a policy of known modules on the CPU, computed with copies of its parameters.
 
     :param policy: its parameters are copied
-    :param actor: its actor, as ``plain_actor`` returns it
-    :param critic: its critic, as ``plain_critic`` returns it
+    :param actor: the modules of its actor, as ``known_modules`` returns them
+    :param critic: those of its critic
     """
 
     @classmethod
     def of(cls, policy: ActorCriticPolicy) -> "FrozenPolicy | None":
         """
-        :return: a copy of the policy; None if it is not plain, or not on the CPU
+        :return: a copy of the policy; None if it has other modules than those known, or is not on the CPU
         """
         if policy.device.type != "cpu":
             return None
-        networks = plain_networks(policy)
+        networks = known_modules(policy)
         return None if networks is None else cls(policy, *networks)
 
-    def __init__(self, policy: ActorCriticPolicy, actor: Mlp, critic: Mlp) -> None:
+    def __init__(self, policy: ActorCriticPolicy, actor: list[nn.Module], critic: list[nn.Module]) -> None:
         self.policy, self._critic = policy, critic
-        self.actor = FrozenMlp(actor)
+        self.actor = FrozenNetwork(actor)
         self.log_std = policy.log_std.detach().clone() if hasattr(policy, "log_std") else None
         self._own_distribution: Distribution = copy.copy(policy.action_dist)
         self._distribution = policy.action_dist
@@ -44,7 +43,7 @@ class FrozenPolicy:
         self._functions = [(cls, name, function) for cls in kinds for name, function in ORIGINAL[cls].items()]
         self._functions += [(type(policy), name, function) for name, function in ORIGINAL[ActorCriticPolicy].items()]
         self.n_parameters = sum(parameter.numel() for parameter in policy.parameters())
-        self._settings = [(vars(one), _numbers(one)) for one in (policy, policy.action_dist, *actor.activations)]
+        self._settings = [(vars(one), _numbers(one)) for one in (policy, policy.action_dist, *actor)]
         self._places = list(_places(policy))
         self._sizes = [(one, len(one)) for one in _grown_by_patches(policy)]
         self._bytes = _bytes(policy.parameters())
@@ -52,8 +51,8 @@ class FrozenPolicy:
 
     def read_critic(self) -> None:
         """Copy the critic again, which may have been fitted since."""
-        self.critic = FrozenMlp(self._critic)
-        self._bytes.update(_bytes(self._critic.parameters))
+        self.critic = FrozenNetwork(self._critic)
+        self._bytes.update(_bytes(parameter for module in self._critic for parameter in module.parameters()))
 
     @th.no_grad()
     def values(self, observations: PyTorchObs) -> th.Tensor:
@@ -89,23 +88,39 @@ class FrozenPolicy:
         )
 
 
-class FrozenMlp:
-    """
-    A copy of an MLP that also returns its last hidden layer.
+class FrozenLinear:
+    """A copy of a linear layer."""
 
-    :param network: its parameters are copied
+    def __init__(self, layer: nn.Linear) -> None:
+        self.weight, self.bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+
+    def __call__(self, inputs: th.Tensor) -> th.Tensor:
+        return F.linear(inputs, self.weight, self.bias)
+
+
+class FrozenNetwork:
+    """
+    A copy of a network that also returns its last hidden layer.
+
+    :param modules: are called one after another; their parameters are copied
     """
 
-    def __init__(self, network: Mlp) -> None:
-        self.layers = [(layer.weight.detach().clone(), layer.bias.detach().clone()) for layer in network.layers]
-        self.activations: list[nn.Module] = [*map(copy.copy, network.activations), nn.Identity()]
+    def __init__(self, modules: list[nn.Module]) -> None:
+        *self.hidden, head = map(_frozen, modules)
+        assert isinstance(head, FrozenLinear)
+        self.head = head
 
     def __call__(self, inputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """The outputs, and the last hidden layer's activations, from which gSDE computes its noise."""
-        latent = outputs = inputs
-        for (weight, bias), activation in zip(self.layers, self.activations, strict=True):
-            latent, outputs = outputs, activation(F.linear(outputs, weight, bias))
-        return outputs, latent
+        for module in self.hidden:
+            inputs = module(inputs)
+        return self.head(inputs), inputs
+
+
+def _frozen(module: nn.Module) -> FrozenLinear | nn.Module:
+    if isinstance(module, nn.Linear):
+        return FrozenLinear(module)
+    return copy.deepcopy(module).requires_grad_(False) if module._parameters else copy.copy(module)
 
 
 def _places(policy: ActorCriticPolicy) -> Iterator[tuple[dict[str, Any], str, Any]]:

@@ -25,6 +25,7 @@ from sb3_trpo_plus.policies.plain import (
     features,
     is_as_written,
     is_plain_buffer,
+    known_modules,
     plain_actor,
     plain_critic,
 )
@@ -422,6 +423,33 @@ def test_edited_network_alone_is_not_plain(edit: str, network: str) -> None:
         EDITS[edit](getattr(policy.mlp_extractor, hidden), getattr(policy, head), policy, stack)
         assert (plain_actor(policy) is None) == (network == "actor")
         assert (plain_critic(policy) is None) == (network == "critic")
+
+
+#: Of the edits, those after which all modules are known still
+KNOWN = {
+    "frozen bias", "frozen layer", "layer norm", "nested", "no activation between layers",
+    "shared elsewhere", "shared within", "two activations",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("edit", EDITS)
+def test_known_modules_are_those_that_the_policy_calls(edit: str, network: str) -> None:
+    policy = policy_of()
+    with ExitStack() as stack:
+        hidden, head = NETWORKS[network]
+        EDITS[edit](getattr(policy.mlp_extractor, hidden), getattr(policy, head), policy, stack)
+        found = known_modules(policy)
+        assert (found is not None) == (edit in KNOWN)
+        if found is not None:
+            inputs = th.randn(5, policy.features_dim)
+            outputs = policy.action_net(policy.mlp_extractor.forward_actor(inputs))
+            values = policy.value_net(policy.mlp_extractor.forward_critic(inputs))
+            for modules, expected in zip(found, (outputs, values), strict=True):
+                made = inputs
+                for module in modules:
+                    made = module(made)
+                th.testing.assert_close(made, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

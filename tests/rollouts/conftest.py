@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
 
 from sb3_trpo_plus import TRPO
 from tests.conftest import ACTION_SPACES, DISTRIBUTIONS, RandomEnv
@@ -42,6 +43,14 @@ def make(name: str = "box", observation_space: str = "box", n_envs: int = 3, **k
         env = VecNormalize(env)
     policy = "MultiInputPolicy" if observation_space == "dict" else "MlpPolicy"
     return TRPO(policy, env, **{"n_steps": 40, "batch_size": 40, "seed": 0, **options, **kwargs})
+
+
+class NormTanh(nn.Sequential):
+    """As it is given for ``activation_fn`` by those who want LayerNorm."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.LayerNorm(64), nn.Tanh())
+        nn.init.normal_(self[0].weight)
 
 
 class Recorder(BaseCallback):

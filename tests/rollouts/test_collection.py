@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import SubprocVecEnv
+from torch import nn
 
 from sb3_trpo_plus import TRPO
 from sb3_trpo_plus.rollouts import acting
@@ -22,6 +23,7 @@ from tests.rollouts.conftest import (
     OBSERVATION_SPACES,
     AtStep,
     Mixed,
+    NormTanh,
     Recorder,
     assert_same_buffers,
     collect_with,
@@ -40,8 +42,12 @@ def assert_same_observations(ours: Any, theirs: Any) -> None:
     ("name", "observation_space"),
     [(name, "box") for name in DISTRIBUTIONS] + [("discrete", space) for space in OBSERVATION_SPACES] + [("box", "image")],
 )
-def test_buffer_is_the_one_that_sb3_fills_with_the_same_actions(name: str, observation_space: str) -> None:
-    fast, slow = make(name, observation_space), make(name, observation_space)
+@pytest.mark.parametrize("activation", [nn.Tanh, NormTanh])
+def test_buffer_is_the_one_that_sb3_fills_with_the_same_actions(
+    name: str, observation_space: str, activation: type[nn.Module]
+) -> None:
+    kwargs = {"policy_kwargs": {**DISTRIBUTIONS[name][1].get("policy_kwargs", {}), "activation_fn": activation}}
+    fast, slow = make(name, observation_space, **kwargs), make(name, observation_space, **kwargs)
     assert FrozenPolicy.of(fast.policy) is not None
     recorder = Recorder()
     assert collect_with(fast, TRPO.collect_rollouts, recorder)
