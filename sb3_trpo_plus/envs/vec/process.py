@@ -57,20 +57,19 @@ class WorkerProcess:
         # As a daemon it is ended with the main process where nothing else could do it.
         self._process = context.Process(target=work, args=(theirs, others, functions, indices.start), daemon=True)  # type: ignore[attr-defined]
         self._process.start()
+        self._id = self._process.pid
         theirs.close()
         self._poll = select.poll()
         self._poll.register(self._connection.fileno(), select.POLLIN)
         # It begins with an answer: what it has made.
         self._owes_answer = True
-        self._was_interrupted = False
+        # Whether a request or an answer is under way, as it remains where an interrupt from the keyboard came.
+        self._is_cut = False
 
     def __str__(self) -> str:
-        return f"worker {self.number}, process {self._process.pid}"
-
-    @property
-    def _environments(self) -> str:
         first, last = self.indices[0], self.indices[-1]
-        return f"nvironment {first}" if first == last else f"nvironments {first} to {last}"
+        environments = f"environment {first}" if first == last else f"environments {first} to {last}"
+        return f"worker {self.number} (process {self._id}, {environments})"
 
     def share(self, layout: Layout, file: int) -> None:
         """
@@ -81,7 +80,7 @@ class WorkerProcess:
         """
         try:
             self._connection.send_bytes(pickle.dumps(layout))
-            reduction.send_handle(self._connection, file, self._process.pid)
+            reduction.send_handle(self._connection, file, self._id)
         except ConnectionError as error:
             self._raise_ended(error)
 
@@ -92,11 +91,13 @@ class WorkerProcess:
         """
         if self._connection.closed:
             raise RuntimeError("This WorkerVecEnv is closed, and its environments with it")
+        self._refuse_cut()
+        self._is_cut = True
         try:
             self._connection.send_bytes(request)
         except ConnectionError as error:
             self._raise_ended(error)
-        self._owes_answer = True
+        self._is_cut, self._owes_answer = False, True
 
     def receive(self, timeout: float | None) -> Any:
         """
@@ -117,20 +118,21 @@ class WorkerProcess:
             self._receive(timeout)
 
     def _receive(self, timeout: float | None) -> bytes:
-        if self._was_interrupted:
-            raise RuntimeError(f"An answer of {self} was interrupted half way: close the WorkerVecEnv, and make a new one")
-        # The long wait is not in recv_bytes(), which an interrupt from the keyboard would leave within an answer.
+        self._refuse_cut()
+        # The long wait is here, where an interrupt does no harm.
         if not self._poll.poll(None if timeout is None else 1000 * timeout):
-            raise TimeoutError(
-                f"E{self._environments} ({self}) did not answer within {timeout:g} s: one of them hangs, or takes longer"
-            )
-        self._was_interrupted = True
+            raise TimeoutError(f"No answer of {self} within {timeout:g} s: one of its environments hangs, or takes longer")
+        self._is_cut = True
         try:
             answer = self._connection.recv_bytes()
         except (EOFError, ConnectionError) as error:
             self._raise_ended(error)
-        self._owes_answer = self._was_interrupted = False
+        self._is_cut = self._owes_answer = False
         return answer
+
+    def _refuse_cut(self) -> None:
+        if self._is_cut:
+            raise RuntimeError(f"What was said to or by {self} was interrupted: close this WorkerVecEnv, and make a new one")
 
     def _raise(self, failure: Failure) -> NoReturn:
         error: Exception = RuntimeError(failure.words)
@@ -138,11 +140,14 @@ class WorkerProcess:
             # Its class may only be known to the worker.
             with suppress(Exception):
                 error = pickle.loads(failure.pickled)
-        add_note(error, f"From {self}" if failure.index is None else f"From environment {failure.index} ({self})")
+        where = (
+            str(self) if failure.index is None else f"environment {failure.index} (worker {self.number}, process {self._id})"
+        )
+        add_note(error, f"From {where}")
         raise error from WorkerTraceback(failure.trace)
 
     def _raise_ended(self, cause: Exception) -> NoReturn:
-        self._was_interrupted = False
+        self._is_cut = False
         # A connection breaks a moment before its process ends.
         self._process.join(PATIENCE)
         code = self._process.exitcode
@@ -151,8 +156,8 @@ class WorkerProcess:
         else:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         raise EOFError(
-            f"The process of e{self._environments} ({self}) {how}; what it raised, if it did, is printed above. Close the "
-            "WorkerVecEnv, and make a new one"
+            f"There is no {self} any more, it {how}; what it raised, if it did, is printed above. Close this WorkerVecEnv, "
+            "and make a new one"
         ) from cause
 
 
@@ -166,8 +171,8 @@ def end(workers: Sequence[WorkerProcess], owner: int) -> None:
     if os.getpid() != owner:
         return
     for worker in workers:
-        # Other processes may have inherited this end of the connection: closing it alone would not reach the worker.
-        with socket.socket(fileno=os.dup(worker._connection.fileno())) as ours:
+        # Others may have inherited this end of the connection, so that the worker would not notice that it is closed here.
+        with suppress(OSError), socket.socket(fileno=os.dup(worker._connection.fileno())) as ours:
             ours.shutdown(socket.SHUT_RDWR)
         worker._connection.close()
     until = time.monotonic() + PATIENCE
@@ -178,3 +183,4 @@ def end(workers: Sequence[WorkerProcess], owner: int) -> None:
         for worker in workers:
             worker._process.kill()
             worker._process.join()
+            worker._process.close()

@@ -17,6 +17,7 @@ import torch as th
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
 from sb3_trpo_plus.envs.vec.infos import Info
+from sb3_trpo_plus.envs.vec.packing import pack
 from sb3_trpo_plus.envs.vec.shared import Array, Shared
 
 Env = gym.Env[Any, Any]
@@ -105,7 +106,7 @@ class Chunk:
 
         :param actions: one for each environment; None: those in shared memory
         :return: by index, the infos of environments whose episode ended or that have statistics, and those of resets, each
-            pickled; and the infos of all other environments by index, pickled together
+            pickled; and the infos of all other environments, packed
         """
         if actions is None:
             assert self._actions is not None
@@ -129,7 +130,7 @@ class Chunk:
             else:
                 others[self.first + index] = info
             self._save(index, observation)
-        return told, reset_infos, self._all_pickled(others)
+        return told, reset_infos, self._packed(others)
 
     def reset(self, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> list[bytes]:
         """Reset each environment, and return the infos, each pickled."""
@@ -163,9 +164,9 @@ class Chunk:
         for key, rows in self._observations:
             rows[index] = observation if key is None else observation[key]
 
-    def _all_pickled(self, infos: Mapping[int, Info]) -> bytes:
+    def _packed(self, infos: Mapping[int, Info]) -> bytes:
         try:
-            return pickle.dumps(infos, pickle.HIGHEST_PROTOCOL)
+            return pack(infos)
         except Exception:
             # Whose can't be?
             for index, info in infos.items():

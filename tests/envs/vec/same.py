@@ -79,6 +79,8 @@ def same(one: Any, other: Any) -> bool:
         return False
     if isinstance(one, tuple):
         return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, float):
+        one, other = np.asarray(one), np.asarray(other)
     if isinstance(one, (np.ndarray, np.generic)):
         return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
     return bool(one == other)
