@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_trpo_plus import NPG, TRPO, PPOPenalty, VineTRPO
+from sb3_trpo_plus.envs.vec import WorkerVecEnv
 from tests.conftest import RandomEnv, parameters_of
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
@@ -86,6 +87,44 @@ def test_exception_of_an_environment_comes_out_with_a_note(index: int, member: A
     assert str(error.value) == "in step"
     when = "a test of whether its state can be restored" if member is VineTRPO else "step 3 of the rollout"
     assert error.value.__notes__ == [f"From environment {index} in {when}"]
+    assert_as_it_was_and_goes_on(model, before, tmp_path)
+
+
+def in_workers(env_fns: Any) -> WorkerVecEnv:
+    return WorkerVecEnv(env_fns, 2, "fork")
+
+
+@pytest.mark.parametrize("way", ["raises", "shape", "reset"])
+@pytest.mark.parametrize("member", [TRPO, VineTRPO])
+def test_exception_of_an_environment_in_a_worker_has_two_notes(way: str, member: Any, tmp_path: Path) -> None:
+    """Where it comes from, and when; the environments need not be made again."""
+    env = envs(in_workers, [None, None, way])
+    model = make(env, member)
+    before = parameters_of(model)
+    with pytest.raises((MineError, ValueError)) as error:
+        model.learn(24)
+    where, when = error.value.__notes__
+    assert re.fullmatch(r"From environment 2 \(worker 1, process \d+\)", where)
+    expected = "a test of whether its state can be restored" if member is VineTRPO else "step 3 of the rollout"
+    assert when == f"In {'a reset' if way == 'reset' else expected}"
+    assert_as_it_was_and_goes_on(model, before, tmp_path)
+    env.set_attr("way", None)
+    model.set_env(env)
+    model.learn(24, reset_num_timesteps=False)
+    env.close()
+
+
+@pytest.mark.parametrize(("way", "how"), [("killed", "was ended by SIGKILL"), ("exits", "ended with exit code 7")])
+def test_worker_that_ends_is_named(way: str, how: str, tmp_path: Path) -> None:
+    env = envs(in_workers, [None, None, way, None])
+    model = make(env)
+    before = parameters_of(model)
+    with pytest.raises(
+        EOFError, match=rf"^There is no worker 1 \(process \d+, environments 2 to 3\) any more, it {how}"
+    ) as error:
+        model.learn(16)
+    assert error.value.__notes__ == ["In step 3 of the rollout"]
+    env.close()
     assert_as_it_was_and_goes_on(model, before, tmp_path)
 
 

@@ -92,8 +92,7 @@ class WorkerVecEnv(VecEnv):
         self.metadata = about.metadata
 
     def step_async(self, actions: Any) -> None:
-        if self.waiting:
-            raise RuntimeError("step_async() was called before: call step_wait() first, or the results of a step are lost")
+        self._refuse_while_waiting()
         shared = self._shared.actions
         self._settle()
         if (
@@ -191,6 +190,7 @@ class WorkerVecEnv(VecEnv):
     def _call(self, indices: VecEnvIndices, function: Callable[..., Any], *args: Any) -> list[Any]:
         # As lists take them: also negative, and NumPy's.
         wanted = [range(self.num_envs)[index] for index in self._get_indices(indices)]
+        self._refuse_while_waiting()
         asked = [(one, mine) for one in self._workers if (mine := [index for index in wanted if index in one.indices])]
         for worker, _ in asked:
             worker.settle(self._timeout)
@@ -200,6 +200,10 @@ class WorkerVecEnv(VecEnv):
         for worker, mine in asked:
             results.update(zip(mine, worker.receive(self._timeout), strict=True))
         return [pickle.loads(results[index]) for index in wanted]
+
+    def _refuse_while_waiting(self) -> None:
+        if self.waiting:
+            raise RuntimeError("step_async() was called before: call step_wait() first, or the results of a step are lost")
 
     def _settle(self) -> None:
         self.waiting = False
