@@ -126,7 +126,7 @@ GROWTH = {"CartPole-v1": tuple(KINDS), "HalfCheetah-v4": ("DummyVecEnv", "Worker
 
 
 def growth_name(env: str, kind: str, cores: int, n_envs: int) -> str:
-    return f"growth, {env}, {kind}, {cores} core{'s' * (cores > 1)}, {n_envs} environments"
+    return f"growth, {env}, {kind}, {cores} core{'s' * (cores > 1)}, {n_envs} environment{'s' * (n_envs > 1)}"
 
 
 WORKLOADS = {
@@ -165,7 +165,8 @@ WORKLOADS = {
         "100,000 steps/s",
     ),
     "HalfCheetah-v4, a million steps, two cores": Workload(
-        "HalfCheetah-v4", 32, 489, (Variant(OURS, "WorkerVecEnv", 2), Variant(OURS, "EnvPoolVecEnv", 2)), "50 s", repeats=1
+        "HalfCheetah-v4", 32, 489, (Variant(OURS, "WorkerVecEnv", 2), Variant(OURS, "EnvPoolVecEnv", 2)),
+        "50 s, 20,000 steps/s", repeats=1,
     ),
     **{
         growth_name(env, kind, cores, n_envs): Workload(
@@ -436,7 +437,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
             labels = [f"{' '.join(described(row))}, {row['vec_env']}{n}" for row, n in zip(found, cores, strict=True)]
             axes.set_yticks(range(len(found)), labels)
             axes.invert_yaxis()
-            axes.margins(x=0.12)
+            axes.margins(x=0.15)
             axes.set_title(name, loc="left", fontweight="bold", fontsize="medium")
             axes.spines[["top", "right", "left"]].set_visible(False)
             axes.tick_params(axis="y", length=0)
@@ -463,7 +464,7 @@ def draw_growth(found: dict[str, dict[str, Any]]) -> None:
                 axes.plot(list(drawn), list(drawn.values()), color=DRAWN_KINDS[kind], linestyle=style, marker=".", label=label)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set_xticks(N_ENVS, [f"{n:,}" for n in N_ENVS])
+        axes.set_xticks(N_ENVS, [f"{n:,}" for n in N_ENVS], fontsize="small")
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.set_title(env)
         axes.set_xlabel("environments")
