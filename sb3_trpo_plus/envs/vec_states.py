@@ -24,6 +24,7 @@ from sb3_trpo_plus.envs.states import (
     name_of,
     set_state,
 )
+from sb3_trpo_plus.envs.vec.arrays import ArrayVecEnv
 from sb3_trpo_plus.envs.vec.workers import WorkerVecEnv
 
 
@@ -232,6 +233,8 @@ def _check_reachable(base: VecEnv, index: int) -> None:
     """Raise TypeError, with what to do about it, if the environment's outermost wrapper is not :class:`Restorable`."""
     kind = type(base).__name__
     try:
+        if isinstance(base, ArrayVecEnv) and base.monitor:
+            raise TypeError("the statistics of episodes that it keeps with monitor=True can't be put back")
         # All gymnasium wrappers have class_name(), so the outermost one's is called.
         wrapped = base.env_is_wrapped(Restorable, indices=index)[0]
         if wrapped and base.env_method("class_name", indices=index)[0] == Restorable.__name__:

@@ -176,6 +176,8 @@ def info_at(infos: ArrayInfos, index: int) -> Info:
     :param infos: of all environments, as ``gymnasium.vector`` joins them
     :param index: of the environment
     """
+    if not infos:
+        return {}
     masks = {f"_{key}" for key in infos}
     info = {}
     for key, values in infos.items():

@@ -74,6 +74,28 @@ def test_cart_poles_obey_the_dynamics_of_cart_pole(limit: int | None) -> None:
     assert (cut > 0) == (limit == 12)
 
 
+@pytest.mark.parametrize("task", ["HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "InvertedPendulum-v4"])
+def test_mujoco_steps_as_gymnasium_does(task: str) -> None:
+    """Their observations are positions, but for the horizontal one of those that move, and velocities within 10."""
+    env, alone = EnvPoolVecEnv(task, 4, seed=0), gym.make(task).unwrapped
+    alone.reset()
+    before, compared = env.reset(), 0
+    for actions in actions_of(env, 25):
+        after, rewards, _, infos = env.step(actions)
+        for index in range(4):
+            at = np.split(before[index], [alone.model.nq - (task != "InvertedPendulum-v4")])
+            if np.abs(at[1]).max() < 10:
+                alone.set_state(np.append(np.zeros(alone.model.nq - at[0].size), at[0]), at[1])
+                expected, reward, terminated, *_ = alone.step(actions[index])
+                got = infos[index].get("terminal_observation", after[index])
+                np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+                np.testing.assert_allclose(rewards[index], reward, rtol=0, atol=1e-5)
+                assert ("terminal_observation" in infos[index]) == terminated
+                compared += 1
+        before = after
+    assert compared > 20
+
+
 def test_a_termination_at_the_last_allowed_step_is_one() -> None:
     """Always to the right: the pole falls after so many steps, and a limit of as many, or one fewer, is set."""
 

@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, Ve
 
 from sb3_trpo_plus import TRPO
 from sb3_trpo_plus.envs.vec import GymnasiumVecEnv, make_gymnasium_vec
+from sb3_trpo_plus.states import Restorable, check_restorable, get_vec_state
 from tests.contract.vec_envs import assert_equal
 
 MODES = list(AutoresetMode)
@@ -439,6 +440,18 @@ def test_options_that_differ_are_refused_and_change_nothing() -> None:
     with pytest.raises(ValueError, match="set_options: the environments of a GymnasiumVecEnv are reset together"):
         env.set_options([{"low": -0.2, "high": 0.2}, {}])
     assert env.reset().min() >= np.float32(0.01)
+
+
+def test_states_are_restored_where_there_are_single_environments_and_refused_elsewhere() -> None:
+    check_restorable(reset(make_gymnasium_vec("CartPole-v1", 2, 0, "sync", wrapper_class=Restorable)), 40)
+    for env in (cart_poles(2), GymnasiumVecEnv(SyncVectorEnv([lambda: Restorable(gym.make("CartPole-v1"))] * 2))):
+        with pytest.raises(TypeError, match=r"A GymnasiumVecEnv gives no access .* monitor=True can't be put back"):
+            get_vec_state(reset(env), 0)
+
+
+def reset(env: GymnasiumVecEnv) -> GymnasiumVecEnv:
+    env.reset()
+    return env
 
 
 # make_gymnasium_vec
