@@ -3,8 +3,9 @@
 import os
 import re
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,6 +16,7 @@ from rl_zoo3.train import train as _train
 import sb3_trpo_plus.zoo  # noqa: F401  (registers)
 from sb3_trpo_plus.command_line.runs import asks_for_help, given, look_here_too, newest_run, of_newest_run, with_defaults
 from sb3_trpo_plus.zoo.going_on import CHECKPOINTS, going_on_with
+from sb3_trpo_plus.zoo.vec_envs import MAKERS, VecEnvError
 
 RESUME = "--resume"
 
@@ -25,8 +27,11 @@ def train(arguments: list[str]) -> None:
     if asks_for_help(arguments):
         print(f"{RESUME}: go on with the newest run of --algo and --env that has checkpoints, as if it had never stopped\n")
     run = run_to_resume(filled) if resumes and not asks_for_help(arguments) else None
-    with going_on_with(run) if run is not None else nullcontext():
-        _run("train", _train, filled)
+    with going_on_with(run) if run is not None else nullcontext(), _with_our_vec_envs():
+        try:
+            _run("train", _train, filled)
+        except VecEnvError as error:
+            sys.exit(str(error))
 
 
 def enjoy(arguments: list[str]) -> None:
@@ -59,6 +64,20 @@ def run_to_resume(arguments: list[str]) -> Path:
     asked = given(arguments)
     number = newest_run(asked.folder, asked.algo, asked.env, f"{CHECKPOINTS}/checkpoint_*_steps.zip")
     return Path(asked.folder, asked.algo, f"{asked.env}_{number}")
+
+
+@contextmanager
+def _with_our_vec_envs() -> Iterator[None]:
+    """RL Zoo's parser has our names among the choices of ``--vec-env``, and so have its help and the run's ``args.yml``."""
+    add = ArgumentParser.add_argument
+
+    def add_argument(self: ArgumentParser, *names: Any, **kwargs: Any) -> Any:
+        if "--vec-env" in names:
+            kwargs["choices"] = [*kwargs["choices"], *MAKERS]
+        return add(self, *names, **kwargs)
+
+    with patch.object(ArgumentParser, "add_argument", add_argument):
+        yield
 
 
 def _run(command: str, run: Callable[[], Any], arguments: list[str]) -> None:

@@ -14,7 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 import sb3_trpo_plus
-from sb3_trpo_plus.zoo import going_on
+from sb3_trpo_plus.zoo import going_on, vec_envs
 from sb3_trpo_plus.zoo.schedules import make_schedules
 from sb3_trpo_plus.zoo.search_spaces import on_top_of, searching_from
 from sb3_trpo_plus.zoo.unlisted import settings_for
@@ -32,7 +32,7 @@ def adapt(manager: Any, algorithms: Mapping[str, type]) -> None:
     """
     if hasattr(manager, MARK):
         return
-    for name, change in (*CHANGES.items(), *going_on.CHANGES):
+    for name, change in (*CHANGES.items(), *vec_envs.CHANGES, *going_on.CHANGES):
         original = getattr(manager, name)
         setattr(manager, name, change(original, algorithms))
     setattr(manager, MARK, True)
