@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env.util import dict_to_obs
 from sb3_trpo_plus.envs.vec.infos import Info, Infos
 from sb3_trpo_plus.envs.vec.packing import unpack
 from sb3_trpo_plus.envs.vec.process import WorkerProcess, end
-from sb3_trpo_plus.envs.vec.shared import Layout, Shared, anonymous_file
+from sb3_trpo_plus.envs.vec.shared import Array, Layout, Shared, anonymous_file
 from sb3_trpo_plus.envs.vec.worker import STEP, Env, EnvFn
 
 
@@ -93,13 +93,9 @@ class WorkerVecEnv(VecEnv):
 
     def step_async(self, actions: Any) -> None:
         self._refuse_while_waiting()
-        shared = self._shared.actions
         self._settle()
-        if (
-            shared is not None
-            and type(actions) is np.ndarray
-            and (actions.dtype, actions.shape) == (shared.dtype, shared.shape)
-        ):
+        shared = self._shared.actions
+        if shared is not None and _is_like(actions, shared):
             shared[...] = actions
             requests = [STEP] * len(self._workers)
         else:
@@ -183,7 +179,8 @@ class WorkerVecEnv(VecEnv):
 
         :param index: of the environment
         :param function: takes the environment, with its wrappers, and ``args``; pickled by cloudpickle
-        :return: what the function returned, pickled
+        :return: a copy of what the function returned
+        :raises Exception: what the function raised
         """
         return self._call(index, function, *args)[0]
 
@@ -232,6 +229,10 @@ class _Others:
 def _request(method: str, *args: Any) -> bytes:
     """For a method of a worker's ``Chunk``."""
     return cloudpickle.dumps((method, args))  # type: ignore[no-any-return]
+
+
+def _is_like(value: Any, array: Array) -> bool:
+    return type(value) is np.ndarray and (value.dtype, value.shape) == (array.dtype, array.shape)
 
 
 def _cores() -> int:

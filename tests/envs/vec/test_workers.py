@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
@@ -194,6 +196,44 @@ def test_the_methods_of_a_vec_env(workers: Callable[..., Any]) -> None:
         lambda env: env.reset_infos,
     ):
         assert same(use(one), use(other))
+
+
+USES: dict[str, Callable[[Any, int], Any]] = {
+    "seed": lambda env, number: env.seed(number),
+    "options": lambda env, number: env.set_options({"number": number}),
+    "reset": lambda env, number: env.reset(),
+    "infos of the reset": lambda env, number: list(env.reset_infos),
+    "set": lambda env, number: env.set_attr("value", number, number % env.num_envs),
+    "get": lambda env, number: env.get_attr("value"),
+    "call": lambda env, number: env.env_method("add", number, indices=[number % env.num_envs, 0]),
+    "step": lambda env, number: env.step(sampled(env.action_space, number + 1, env.num_envs)[number]),
+    "step of a list": lambda env, number: env.step(list(sampled(env.action_space, number + 1, env.num_envs)[number])),
+}
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    n_envs=st.integers(1, 5),
+    n_workers=st.integers(1, 5),
+    observation=st.sampled_from(list(OBSERVATIONS)),
+    action=st.sampled_from(list(ACTIONS)),
+    uses=st.lists(st.tuples(st.sampled_from(list(USES)), st.integers(0, 9)), max_size=25),
+)
+def test_whatever_is_done_is_what_dummy_vec_env_does(
+    n_envs: int, n_workers: int, observation: str, action: str, uses: list[tuple[str, int]]
+) -> None:
+    both = (
+        DummyVecEnv(telling(observation, action, n_envs)),
+        WorkerVecEnv(telling(observation, action, n_envs), n_workers, "fork"),
+    )
+    try:
+        outcomes: list[list[Any]] = [[], []]
+        for name, number in [("seed", 0), ("reset", 0), *uses, ("step", 0)]:
+            for env, outcome in zip(both, outcomes, strict=True):
+                outcome.append(USES[name](env, number))
+        assert same(*outcomes)
+    finally:
+        both[1].close()
 
 
 def test_environments_without_images(workers: Callable[..., Any]) -> None:
