@@ -7,7 +7,6 @@ from typing import Any, TypeAlias, cast
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.utils.env_checker import data_equivalence
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs
@@ -74,33 +73,18 @@ class GymnasiumVecEnv(ArrayVecEnv):
         return isinstance(self._base, AsyncVectorEnv)
 
     def _way_to_restart(self) -> Callable[[Step, npt.NDArray[np.intp]], Endings]:
-        mode, name = _autoreset_mode(self.venv), type(self._base).__name__
-        wrappers = list(_wrappers_of(self.venv))
-        for wrapper in wrappers:
-            if type(wrapper).__name__ in NOT_NEEDED:
-                raise ValueError(
-                    f"venv: leave out the wrapper {type(wrapper).__name__}, infos are a list of dicts here anyway, with the "
-                    "statistics of episodes"
-                )
+        mode = _autoreset_mode(self.venv)
+        _check_wrappers(self.venv, mode)
         if mode == "SAME_STEP":
             return self._was_restarted
-        for wrapper in wrappers:
-            kind = type(wrapper)
-            ours = kind.__module__.startswith("gymnasium.") and kind.__name__ in KEEP_ONE_STATE
-            keeps = kind.reset not in (VectorWrapper.reset, VectorObservationWrapper.reset)
-            if ours or (keeps and mode == "NEXT_STEP"):
-                raise ValueError(
-                    f"venv: the wrapper {kind.__name__} has a reset of its own, which would be for all environments when some "
-                    "are reset. SB3's VecNormalize and VecMonitor are for this; or use autoreset_mode=AutoresetMode.SAME_STEP"
-                )
         if mode == "DISABLED" or _heeds_mask(self._base):
             return self._restart_by_mask
         if _is_cart_pole(self._base):
             return self._restart_cart_pole
         raise ValueError(
-            f"venv: a {name} resets an environment in the step after its end (AutoresetMode.NEXT_STEP), which ignores an "
-            "action. SB3 has no such steps, and it is not known that this class can reset some environments when asked to. "
-            "Make it with autoreset_mode=AutoresetMode.SAME_STEP or DISABLED; for EnvPool there is EnvPoolVecEnv"
+            f"venv: a {type(self._base).__name__} resets an environment in the step after its end (AutoresetMode.NEXT_STEP), "
+            "which ignores an action. SB3 has no such steps, and it is not known that this class can reset some environments "
+            "when asked to. Make it with autoreset_mode=AutoresetMode.SAME_STEP or DISABLED; of EnvPool, make EnvPoolVecEnv"
         )
 
     def _reset_all(self, seed: int | None, options: dict[str, Any] | None) -> tuple[VecEnvObs, ArrayInfos]:
@@ -114,7 +98,7 @@ class GymnasiumVecEnv(ArrayVecEnv):
             np.asarray(rewards),
             np.asarray(terminated, dtype=np.bool_),
             np.asarray(truncated, dtype=np.bool_),
-            _kept(infos) if infos else infos,
+            _kept(infos),
         )
 
     def _begin_again(self, step: Step, ended: npt.NDArray[np.intp]) -> Endings:
@@ -146,9 +130,7 @@ class GymnasiumVecEnv(ArrayVecEnv):
         return self._restarted(step, ended, rows(own(self.observation_space, first), ended), reset_infos)
 
     def _check_heeded(self, step: Step, first: Any, others: npt.NDArray[np.bool_]) -> None:
-        before = own(self.observation_space, rows(step.observations, others))
-        after = own(self.observation_space, rows(first, others))
-        if not data_equivalence(before, after, exact=True):
+        if _bits(rows(step.observations, others)) != _bits(rows(own(self.observation_space, first), others)):
             raise ValueError(
                 f"venv: a {type(self._base).__name__} says that it resets no environment by itself (AutoresetMode.DISABLED), "
                 'which includes that reset(options={"reset_mask": ...}) leaves the others alone, but they changed'
@@ -229,14 +211,14 @@ class GymnasiumVecEnv(ArrayVecEnv):
         :raises ValueError: it can't be known of environments in other processes
         """
         claimed = super().env_is_wrapped(wrapper_class, indices)
-        if isinstance(self._base, AsyncVectorEnv) and wrapper_class is Monitor:
-            has = self._base.call("has_wrapper_attr", "get_episode_rewards")
-            return [claimed[0] or has[index] for index in self._get_indices(indices)]
         if isinstance(self._base, SyncVectorEnv):
             envs = [self._base.envs[index] for index in self._get_indices(indices)]
             return [has or is_wrapped(env, wrapper_class) for has, env in zip(claimed, envs, strict=True)]
-        if isinstance(self._base, AsyncVectorEnv) and not all(claimed):
-            raise ValueError(f"env_is_wrapped({wrapper_class.__name__}): an AsyncVectorEnv tells this of Monitor alone")
+        if isinstance(self._base, AsyncVectorEnv):
+            if wrapper_class is not Monitor:
+                raise ValueError(f"env_is_wrapped({wrapper_class.__name__}): an AsyncVectorEnv tells this of Monitor alone")
+            monitored = self._base.call("has_wrapper_attr", "get_episode_rewards")
+            return [self.monitor or monitored[index] for index in self._get_indices(indices)]
         return claimed
 
     def get_images(self) -> Sequence[npt.NDArray[Any] | None]:
@@ -271,19 +253,36 @@ def _autoreset_mode(venv: Vector) -> str:
         ) from error
 
 
-def _wrappers_of(venv: Vector) -> Iterator[VectorWrapper[Any, Any, Any, Any, Any]]:
+def _wrappers_of(venv: Vector) -> Iterator[Any]:
     """From the outermost."""
     while isinstance(venv, VectorWrapper):
         yield venv
         venv = venv.env
 
 
+def _check_wrappers(venv: Vector, mode: str) -> None:
+    """Raise ValueError if a wrapper would do something else than it does where Gymnasium resets."""
+    for wrapper in _wrappers_of(venv):
+        kind = type(wrapper)
+        if kind.__name__ in NOT_NEEDED:
+            raise ValueError(
+                f"venv: leave out the wrapper {kind.__name__}, infos are a list of dicts here anyway, with the statistics of "
+                "episodes"
+            )
+        resets = kind.reset not in (VectorWrapper.reset, VectorObservationWrapper.reset)
+        if mode != "SAME_STEP" and (kind.__name__ in KEEP_ONE_STATE or (resets and mode == "NEXT_STEP")):
+            raise ValueError(
+                f"venv: the wrapper {kind.__name__} is not known to reset some environments without others. SB3's VecNormalize "
+                "and VecMonitor can; or use autoreset_mode=AutoresetMode.SAME_STEP"
+            )
+
+
 def _heeds_mask(base: Vector) -> bool:
     """Whether a vector environment in the mode NEXT_STEP is known to reset only the environments of ``reset_mask``."""
-    if isinstance(base, SyncVectorEnv):
-        return type(base).reset is SyncVectorEnv.reset and type(base).step is SyncVectorEnv.step
-    # Else a worker remembers that it has to reset in the next step.
-    return isinstance(base, AsyncVectorEnv) and bool(base.shared_memory) and base.worker is None
+    if type(base) is AsyncVectorEnv:
+        # Without shared memory, a process remembers that it has to reset in the next step; of other workers nothing is known.
+        return bool(base.shared_memory) and base.worker is None
+    return type(base) is SyncVectorEnv
 
 
 def _is_cart_pole(base: Vector) -> bool:
@@ -292,6 +291,14 @@ def _is_cart_pole(base: Vector) -> bool:
     except ImportError:
         return False
     return type(base) is CartPoleVectorEnv
+
+
+def _bits(observations: Any) -> list[bytes]:
+    """In which NaN is what it is."""
+    if isinstance(observations, dict):
+        observations = tuple(observations.values())
+    parts = observations if isinstance(observations, tuple) else (observations,)
+    return [part.tobytes() for part in parts]
 
 
 def _kept(infos: dict[str, Any]) -> dict[str, Any]:
