@@ -272,8 +272,8 @@ def _check_wrappers(venv: Vector, mode: str) -> None:
         resets = kind.reset not in (VectorWrapper.reset, VectorObservationWrapper.reset)
         if mode != "SAME_STEP" and (kind.__name__ in KEEP_ONE_STATE or (resets and mode == "NEXT_STEP")):
             raise ValueError(
-                f"venv: the wrapper {kind.__name__} is not known to reset some environments without others. SB3's VecNormalize "
-                "and VecMonitor can; or use autoreset_mode=AutoresetMode.SAME_STEP"
+                f"venv: the wrapper {kind.__name__} is not known to reset some environments without the others. Take "
+                "SB3's VecNormalize, or use autoreset_mode=AutoresetMode.SAME_STEP"
             )
 
 
