@@ -46,25 +46,37 @@ def hyperparams_file(algo: str) -> Path:
     :return: path of the YAML file: inside the installed package, or beside it in a checkout
     :raises FileNotFoundError: the installation lacks it
     """
+    file = _of_this_package(f"{algo}.yml")
+    if file is None:
+        folder = Path(sb3_trpo_plus.__file__).parent
+        raise FileNotFoundError(f"{folder} has no hyperparams/{algo}.yml: install sb3-trpo-plus again")
+    return file
+
+
+def _of_this_package(name: str) -> Path | None:
+    """A hyperparameter file: inside the installed package, or beside it in a checkout; None if there is none of this name."""
     package = Path(sb3_trpo_plus.__file__).parent
-    for folder in (package, package.parent):
-        file = folder / "hyperparams" / f"{algo}.yml"
-        if file.is_file():
-            return file
-    raise FileNotFoundError(f"{package} has no hyperparams/{algo}.yml: install sb3-trpo-plus again")
+    files = [folder / "hyperparams" / name for folder in (package, package.parent)]
+    return next((file for file in files if file.is_file()), None)
 
 
 def _with_our_files(original: Any, algorithms: Mapping[str, type]) -> Any:
-    """``__init__`` with this package's hyperparameter files, unless ``--conf-file`` is given."""
+    """
+    ``__init__`` with this package's hyperparameter files, unless ``--conf-file`` is given; which may name one of them, such as
+    trpo_many.yml, wherever it lies.
+    """
     signature = inspect.signature(original)
 
     @wraps(original)
     def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
         call = signature.bind(self, *args, **kwargs)
         algo = call.arguments["algo"]
-        our_file = algo in algorithms and call.arguments.get("config") is None
+        named = call.arguments.get("config")
+        our_file = algo in algorithms and named is None
         if our_file:
             call.arguments["config"] = str(hyperparams_file(algo))
+        elif named is not None and algo in algorithms and not Path(named).exists():
+            call.arguments["config"] = str(_of_this_package(named) or named)
         if algo in algorithms:
             not_theirs = " (not of sb3_contrib)" if algo == "trpo" else ""
             print(f"{algorithms[algo].__name__} of sb3_trpo_plus {sb3_trpo_plus.__version__}{not_theirs}")

@@ -164,11 +164,25 @@ def test_every_entry_makes_a_model(algo: str, tmp_path: Path) -> None:
     assert len(made_here) > (25 if algo == "trpo" else 10)
 
 
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "HalfCheetah-v4"])
+def test_file_for_many_environments_is_found_by_its_name(
+    env_id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    args = Namespace(algo="trpo", env=env_id, seed=0)
+    options = {"config": "trpo_many.yml", "vec_env_type": "dummy", "device": "cpu"}
+    made = ExperimentManager(args, "trpo", env_id, str(tmp_path), eval_freq=-1, verbose=0, **options).setup_experiment()
+    assert f"hyperparameters from: {zoo.hyperparams_file('trpo_many')}" in capsys.readouterr().out
+    assert made is not None
+    assert made[0].n_envs >= 32
+
+
 def test_wheel_carries_the_hyperparameters(tmp_path: Path) -> None:
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", tmp_path, Path(__file__).parents[2], cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {f"sb3_trpo_plus/hyperparams/{algo}.yml" for algo in zoo.ALGORITHMS} <= set(names)
+    assert {f"sb3_trpo_plus/hyperparams/{name}.yml" for name in (*zoo.ALGORITHMS, "trpo_many")} <= set(names)
     assert "sb3_trpo_plus/py.typed" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
 
