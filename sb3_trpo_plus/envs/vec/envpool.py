@@ -20,6 +20,8 @@ ONLY_A_LIMIT = (
     "envpool.atari", "envpool.box2d", "envpool.classic_control", "envpool.mujoco.dmc", "envpool.mujoco.gym",
     "envpool.mujoco.metaworld", "envpool.mujoco.robotics", "envpool.procgen", "envpool.toy_text",
 )  # fmt: skip
+# Gymnasium's observations have the forces of contacts in them, EnvPool's have zeros unless it is asked for more.
+WITH_CONTACTS = ("Humanoid-v4", "HumanoidStandup-v4")
 # Never reached, and EnvPool may add to it within 32 bits.
 NO_LIMIT = 2**30
 # They tell which environment a row is of: here those are all, in order.
@@ -71,6 +73,8 @@ class EnvPoolVecEnv(ArrayVecEnv):
             if max_episode_steps < 1:
                 raise ValueError(f"max_episode_steps must be at least 1, not {max_episode_steps}")
             kwargs["max_episode_steps"] = max_episode_steps
+        if task_id in WITH_CONTACTS:
+            kwargs.setdefault("post_constraint", True)
         threads = min(num_envs, _cores()) if num_threads is None else num_threads
         self._make = envpool.make_gymnasium
         self._arguments = {"task_id": task_id, "num_envs": num_envs, "num_threads": threads, **kwargs}
@@ -81,6 +85,9 @@ class EnvPoolVecEnv(ArrayVecEnv):
             raise TypeError(f"EnvPool's {task_id} takes no such option ({error}). It has {options}") from error
         with _casting_bounds():
             observation_space, action_space = _mended(self._spec.observation_space), self._spec.action_space
+            if isinstance(action_space, spaces.Box) and action_space.dtype == np.float64:
+                # As Gymnasium's, so that what was trained in one of them can be loaded with the other. EnvPool casts actions.
+                action_space = spaces.Box(action_space.low, action_space.high, dtype=np.float32)
         if self._spec.config.max_num_players != 1:
             raise ValueError(f"task_id: {task_id} is for {self._spec.config.max_num_players} players, and SB3 has one")
         own_limit = None

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor, load_results
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
@@ -161,6 +162,39 @@ def test_spaces_hold_what_is_observed_and_nothing_is_warned_of(task: str) -> Non
     assert rewards.dtype == np.float32
     assert dones is not None
     assert dones.dtype == bool
+
+
+@pytest.mark.parametrize(
+    "task",
+    ["CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1", "FrozenLake-v1", "HalfCheetah-v4", "Ant-v5"],
+)
+def test_spaces_are_those_of_gymnasium(task: str) -> None:
+    """So that a model that was trained in one can be loaded with the other."""
+    env, single = EnvPoolVecEnv(task), gym.make(task)
+    assert env.observation_space == single.observation_space
+    assert env.action_space == single.action_space
+
+
+def test_a_model_trained_in_envpool_goes_on_in_gymnasium(tmp_path: Path) -> None:
+    TRPO("MlpPolicy", make_envpool_vec("HalfCheetah-v4", 2), n_steps=32, batch_size=64).learn(64).save(tmp_path / "model.zip")
+    model = TRPO.load(tmp_path / "model.zip", env=make_vec_env("HalfCheetah-v4", 2))
+    assert model.learn(64, reset_num_timesteps=False).num_timesteps == 128
+
+
+def test_a_humanoid_feels_the_ground() -> None:
+    """The numbers of an observation that are not always 0 are those of Gymnasium's: they include the forces of contacts."""
+    env, single = EnvPoolVecEnv("Humanoid-v4", 4, seed=0), gym.make("Humanoid-v4")
+    ours, theirs = [env.reset()], [single.reset(seed=0)[0]]
+    for actions in actions_of(env, 100):
+        ours.append(env.step(actions)[0])
+        for action in actions:
+            observation, _, terminated, *_ = single.step(action)
+            theirs.append(single.reset()[0] if terminated else observation)
+    felt = np.abs(np.stack(theirs)).max(0) > 0
+    forces = np.arange(felt.size) >= felt.size - 84
+    assert (felt & forces).any()
+    np.testing.assert_array_equal((np.abs(np.concatenate(ours)).max(0) > 0)[~forces], felt[~forces])
+    assert np.abs(np.concatenate(ours))[:, forces].max() > 100
 
 
 def test_a_reward_that_depends_on_the_limit_is_of_that_limit() -> None:
