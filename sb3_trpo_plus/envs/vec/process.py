@@ -16,10 +16,7 @@ import cloudpickle
 
 from sb3_trpo_plus.envs.notes import add_note
 from sb3_trpo_plus.envs.vec.shared import Layout
-from sb3_trpo_plus.envs.vec.worker import EnvFn, Failure, work
-
-# How long workers may take to close their environments before they are killed, in seconds.
-PATIENCE = 10.0
+from sb3_trpo_plus.envs.vec.worker import PATIENCE, EnvFn, Failure, work
 
 
 class WorkerTraceback(Exception):

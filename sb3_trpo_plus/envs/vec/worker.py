@@ -2,7 +2,10 @@
 
 import os
 import pickle
+import select
 import signal
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,6 +27,8 @@ Env = gym.Env[Any, Any]
 EnvFn = Callable[[], Env]
 # The request for a step with the actions in shared memory; all others are a name of a method of Chunk, and its arguments.
 STEP = b"step"
+# How long it may take to close the environments, in seconds.
+PATIENCE = 10.0
 
 
 # See Chunk.step().
@@ -193,6 +198,16 @@ def _answer(chunk: Chunk, request: bytes) -> bytes:
         return pickle.dumps(Failure.of(error, None if chunk.at is None else chunk.first + chunk.at))
 
 
+def _end_after(connection: int) -> None:
+    """End this process a while after the main process has hung up: an environment may hang, or take for ever to close."""
+    poll = select.poll()
+    # Reports that, and nothing else.
+    poll.register(connection, 0)
+    poll.poll()
+    time.sleep(PATIENCE)
+    os._exit(1)
+
+
 def work(connection: Connection, others: Sequence[Connection], env_fns: bytes | Sequence[EnvFn], first: int) -> None:
     """
     Serve the main process until it closes its end of the connection, or is no more.
@@ -210,6 +225,7 @@ def work(connection: Connection, others: Sequence[Connection], env_fns: bytes | 
     # There is a worker for each core.
     os.environ["OMP_NUM_THREADS"] = "1"
     th.set_num_threads(1)
+    threading.Thread(target=_end_after, args=(connection.fileno(),), daemon=True).start()
     chunk = Chunk(env_fns, first)
     try:
         connection.send_bytes(_answer(chunk, pickle.dumps(("make", ()))))

@@ -23,16 +23,22 @@ SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
 import numpy as np
+from sb3_trpo_plus.envs.vec import worker
 from sb3_trpo_plus.envs.vec.workers import WorkerVecEnv
 from tests.envs.vec.same import Telling
 
+# Inherited by the workers that are forked.
+worker.PATIENCE = 1.0
+
 class Closing(Telling):
+    hangs = False
+
     def __init__(self, file):
         super().__init__()
         self.file = file
 
     def step(self, action):
-        time.sleep(0.01)
+        time.sleep(1000 if self.hangs else 0.01)
         return super().step(action)
 
     def close(self):
@@ -121,6 +127,13 @@ def test_the_workers_end_with_the_main_process(
     assert last_line is None or errors.rstrip().endswith(last_line)
     assert {path.name for path in tmp_path.iterdir()} == {"script.py", "a0", "a1", "a2", "b0", "b1", "b2"}
     assert not {name for name in set(os.listdir("/dev/shm")) - before if name.startswith(("psm_", "pym-", "sb3"))}
+
+
+def test_workers_that_hang_end_with_the_main_process(tmp_path: Path) -> None:
+    ends = "env.set_attr('hangs', True); env.step_async(np.zeros((3, 2), np.float32)); os.kill(os.getpid(), signal.SIGKILL)"
+    process, workers = started(tmp_path, ends, "fork")
+    process.communicate(timeout=60)
+    assert_gone(workers)
 
 
 def test_a_terminal_that_interrupts_a_step(tmp_path: Path) -> None:
