@@ -102,7 +102,7 @@ def _at_once(manager: Any, log_folder: str | None, make: Callable[..., VecEnv]) 
         env_id, env_kwargs = manager.env_name.gym_id, manager.env_kwargs
         try:
             return make(env_id, len(makers), manager.seed, monitor_dir=log_folder, env_kwargs=env_kwargs)
-        except (TypeError, ValueError) as error:
+        except (ImportError, TypeError, ValueError) as error:
             raise VecEnvError(f"--vec-env {manager._vec_env}: {error}") from error
 
     return made

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ import pytest
 import torch as th
 import yaml
 from stable_baselines3.common.monitor import load_results
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+import sb3_trpo_plus.zoo  # noqa: F401  (registers)
 from sb3_trpo_plus import TRPO
 from sb3_trpo_plus.command_line.main import main
+from sb3_trpo_plus.envs.vec import GymnasiumVecEnv, WorkerVecEnv
 from tests.command_line.commands import OURSELVES, run
 
 ENV = "CartPole-v1"
@@ -138,6 +142,25 @@ def test_refused_wrappers_leave_no_run(command: Command, tmp_path: Path) -> None
     with pytest.raises(SystemExit, match="env_wrapper"):
         command(*train("envpool", env="Pendulum-v1"))
     assert not (tmp_path / "logs").exists()
+
+
+def test_without_envpool_the_extra_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "envpool", None)
+    with pytest.raises(SystemExit, match=r"--vec-env envpool: .*pip install 'sb3-trpo-plus\[envpool\]'"):
+        command(*train("envpool"))
+
+
+@pytest.mark.parametrize(("kind", "trains_in"), [("workers", WorkerVecEnv), ("gymnasium", GymnasiumVecEnv)])
+def test_evaluations_are_in_a_dummy(kind: str, trains_in: type[VecEnv], tmp_path: Path) -> None:
+    """So that their figures are of the same environments, whatever is trained on."""
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    args = Namespace(algo="trpo", env=ENV, seed=0)
+    manager = ExperimentManager(args, "trpo", ENV, str(tmp_path), vec_env_type=kind, eval_freq=-1, verbose=0)
+    made = [manager.create_envs(2), manager.create_envs(2, eval_env=True), manager.create_envs(2, no_log=True)]
+    assert [type(env.unwrapped) for env in made] == [trains_in, DummyVecEnv, trains_in]
+    for env in made:
+        env.close()
 
 
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:
