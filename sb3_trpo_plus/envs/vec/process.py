@@ -158,15 +158,12 @@ class WorkerProcess:
         ) from cause
 
 
-def end(workers: Sequence[WorkerProcess], owner: int) -> None:
+def end(workers: Sequence[WorkerProcess]) -> None:
     """
     Let the workers close their environments and end; those that don't are killed.
 
     :param workers: also such as have ended
-    :param owner: id of the process that they belong to; in any other, forked from it, nothing is done
     """
-    if os.getpid() != owner:
-        return
     for worker in workers:
         # Others may have inherited this end of the connection, so that the worker would not notice that it is closed here.
         with suppress(OSError), socket.socket(fileno=os.dup(worker._connection.fileno())) as ours:

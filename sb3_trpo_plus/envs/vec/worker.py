@@ -217,9 +217,9 @@ def work(connection: Connection, others: Sequence[Connection], env_fns: bytes | 
     :param env_fns: as in :class:`Chunk`
     :param first: index of the first environment
     """
-    # An interrupt from the keyboard is for the main process, whose handler of the other may have been inherited.
+    # A terminal or a cluster sends these to all processes. What they are to end, and when, is the main process's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for one in others:
         one.close()
     # There is a worker for each core.

@@ -5,9 +5,9 @@ import os
 import pickle
 import socket
 import warnings
-import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from multiprocessing.util import Finalize
 from typing import Any, ClassVar
 
 import cloudpickle
@@ -67,8 +67,8 @@ class WorkerVecEnv(VecEnv):
             start_method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         bounds = [number * n_envs // n_workers for number in range(n_workers + 1)]
         self._workers: list[WorkerProcess] = []
-        # Also called when this is garbage, and when the interpreter exits.
-        self._end = weakref.finalize(self, end, self._workers, os.getpid())
+        # Also called when this is garbage and when the process exits, before multiprocessing ends its daemons; in this alone.
+        self._end = Finalize(self, end, (self._workers,), exitpriority=1)
         self._timeout = timeout
         self.waiting = False
         try:

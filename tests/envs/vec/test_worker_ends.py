@@ -1,12 +1,14 @@
 """``WorkerVecEnv`` leaves nothing behind: no process, no open file, no shared memory, however the main process ends."""
 
 import gc
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,28 @@ def test_a_process_that_was_forked_does_not_end_the_workers(workers: Callable[..
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     use(env)
+
+
+def test_a_process_of_multiprocessing_that_does_not_close_it(tmp_path: Path) -> None:
+    child = multiprocessing.get_context("fork").Process(target=_make_and_go, args=(tmp_path,))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+
+
+def _make_and_go(folder: Path) -> None:
+    global kept
+    kept = WorkerVecEnv([partial(Touching, folder / str(index)) for index in range(3)], 2, "fork")
+
+
+class Touching(Telling):
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = file
+
+    def close(self) -> None:
+        self.file.touch()
 
 
 def test_one_whose_connections_others_inherited_ends_at_once(workers: Callable[..., Any]) -> None:
