@@ -53,7 +53,7 @@ from sb3_trpo_plus.files.atomic import path_to_write, write_whole
 from sb3_trpo_plus.files.errors import ModelFileError
 from sb3_trpo_plus.files.models import read_model, read_parameters
 from sb3_trpo_plus.files.rebuild import OPTIMISER_CLASSES
-from sb3_trpo_plus.files.weights import check_optimiser
+from sb3_trpo_plus.files.weights import check_optimiser, without_overshoot
 from sb3_trpo_plus.policies.actor import hold_actor, refresh_running_statistics
 from sb3_trpo_plus.policies.distributions import distribution_put_back
 from sb3_trpo_plus.policies.observations import every
@@ -408,6 +408,9 @@ class KLControlled(Resumable):
         check_parameters(parameters)
         optimiser = self.policy.optimizer
         state: Any = parameters.get("policy.optimizer")
+        if isinstance(state, dict):
+            state = without_overshoot(state)
+            parameters = {**parameters, "policy.optimizer": state}
         # Where a part is missing, SB3 says so.
         has_state = isinstance(state, dict) and {"state", "param_groups"} <= state.keys()
         if has_state and type(optimiser) in OPTIMISER_CLASSES and len(optimiser.param_groups) == 1:

@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from sb3_trpo_plus.files.fields import Allowed
+from sb3_trpo_plus.files.numbers import is_number
 from sb3_trpo_plus.files.rebuild import POLICIES
 from sb3_trpo_plus.files.tensors import read_tensors
 from sb3_trpo_plus.files.words import one_line, shown
@@ -26,7 +27,29 @@ def read_state_dicts(members: Mapping[str, bytes], names: Collection[str]) -> di
     :raises UnsafeFileError: one has something else than tensors and plain values
     :raises ModelFileError: one is damaged, or not finite
     """
-    return {name: state_in(f"{name}.pth", members[f"{name}.pth"]) for name in names}
+    return {name: without_overshoot(state_in(f"{name}.pth", members[f"{name}.pth"])) for name in names}
+
+
+def without_overshoot(state: dict[str, Any]) -> dict[str, Any]:
+    """
+    An optimiser's state whose rates are no longer below 0, where torch refuses them, but 0.
+
+    A rollout may overshoot ``total_timesteps``, and SB3 takes a schedule beyond its end: many a file of sb3-contrib that was
+    trained with a linear one has such a rate. The next update sets it anew.
+
+    :param state: any state dict; those of something else than an optimiser are given back as they are
+    """
+    groups = state.get("param_groups")
+    if not (isinstance(groups, list) and all(isinstance(group, dict) for group in groups)):
+        return state
+    rates = [_as_number(group.get("lr")) for group in groups]
+    mended = [{**group, "lr": max(0.0, rate)} if is_number(rate) else group for group, rate in zip(groups, rates, strict=True)]
+    return {**state, "param_groups": mended}
+
+
+def _as_number(rate: Any) -> Any:
+    """That of a tensor with one element, in which torch also keeps rates."""
+    return rate.item() if isinstance(rate, th.Tensor) and rate.numel() == 1 else rate
 
 
 def state_in(name: str, raw: bytes) -> dict[str, Any]:
@@ -164,40 +187,39 @@ def check_optimiser(state: Any, optimiser: th.optim.Optimizer, shapes: Sequence[
         raise ModelFileError(f"{name} lacks the settings {shown(sorted(needed - settings.keys()))}")
     if groups[0].get("params") != list(range(len(shapes))):
         raise ModelFileError(f"{name} is for other parameters than the policy's {len(shapes)}")
-    example = _example(type(optimiser), {**optimiser.defaults, **settings})
+    used = {shapes[index] for index in state["state"] if type(index) is int and 0 <= index < len(shapes)}
+    # At least one, since it checks the settings too.
+    examples = {shape: _example(type(optimiser), {**optimiser.defaults, **settings}, shape) for shape in used or {(1,)}}
     for index, entry in state["state"].items():
         if not (type(index) is int and 0 <= index < len(shapes) and isinstance(entry, dict)):
             raise ModelFileError(f"{name} has the state {shown(entry)} for parameter {shown(index)}")
-        is_empty = not entry
+        is_empty, example = not entry, examples[shapes[index]]
         entry = {key: value for key, value in entry.items() if value is not None}
         if not is_empty and entry.keys() != example.keys():
             raise ModelFileError(f"{name} has {shown(sorted(map(str, entry)))} for parameter {index}, not {sorted(example)}")
         for key, value in entry.items():
-            _check_moment(f"{name} has for {key} of parameter {index}", key, value, shapes[index], example[key])
+            _check_moment(f"{name} has for {key} of parameter {index}", key, value, example[key])
 
 
-def _check_moment(words: str, key: str, value: Any, shape: tuple[int, ...], example: Any) -> None:
-    is_like_parameter = isinstance(example, th.Tensor) and tuple(example.shape) == EXAMPLE
-    if is_like_parameter:
+def _check_moment(words: str, key: str, value: Any, example: Any) -> None:
+    if isinstance(example, th.Tensor) and example.dim() > 0:
+        shape = tuple(example.shape)
         if not (isinstance(value, th.Tensor) and tuple(value.shape) == shape and value.is_floating_point()):
             raise ModelFileError(f"{words} {_form(value)}, not a tensor of the shape {shape}")
-        is_square = "sq" in key or "square" in key
+        is_square = "sq" in key or "square" in key or "var" in key
     else:
-        is_number = isinstance(value, (int, float)) or (isinstance(value, th.Tensor) and value.numel() == 1)
-        if not is_number or isinstance(value, bool):
+        is_one = isinstance(value, (int, float)) or (isinstance(value, th.Tensor) and value.numel() == 1)
+        if not is_one or isinstance(value, bool):
             raise ModelFileError(f"{words} {_form(value)}, not a number")
         is_square = key == "step"
     if is_square and bool((th.as_tensor(value) < 0).any()):
         raise ModelFileError(f"{words} numbers below 0")
 
 
-EXAMPLE = (2, 3)
-
-
-def _example(cls: type[th.optim.Optimizer], settings: dict[str, Any]) -> dict[str, Any]:
-    """The state that such an optimiser keeps of a parameter of the shape ``EXAMPLE``; it also checks the settings' ranges."""
-    parameter = th.nn.Parameter(th.zeros(EXAMPLE))
-    parameter.grad = th.ones(EXAMPLE)
+def _example(cls: type[th.optim.Optimizer], settings: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+    """The state that such an optimiser keeps of a parameter of a shape; it also checks the settings' ranges."""
+    parameter = th.nn.Parameter(th.zeros(shape))
+    parameter.grad = th.ones(shape)
     known = inspect.signature(cls).parameters
     try:
         # Those three are about GPUs.

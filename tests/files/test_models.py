@@ -19,16 +19,19 @@ import pytest
 import sb3_contrib
 import torch as th
 from gymnasium import spaces
+from rl_zoo3.utils import SimpleLinearSchedule
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common import utils
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from sb3_trpo_plus import NPG, TRPO, PPOPenalty, VineTRPO, load_vec_normalize
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from sb3_trpo_plus.files.gym_years import GymYearsUnpickler
 from sb3_trpo_plus.files.models import NOT_THE_FILES
+from sb3_trpo_plus.files.rebuild import OPTIMISERS as OPTIMISERS_OF_TORCH
 from sb3_trpo_plus.files.rebuild import rebuilt
 from sb3_trpo_plus.files.tensors import read_tensors
 from tests.conftest import DISTRIBUTIONS, parameters_of, random_env
@@ -115,6 +118,50 @@ def test_files_are_exchanged_with_sb3_contrib(saver: Any, loader: Any, name: str
     assert (loaded.cg_damping, loaded.target_kl) == (0.05, 0.02)
     loaded.learn(64, reset_num_timesteps=False)
     assert loaded.num_timesteps == 192
+
+
+OPTIMISERS: list[tuple[Any, dict[str, Any]]] = [
+    *((getattr(th.optim, name), {}) for name in OPTIMISERS_OF_TORCH),
+    (RMSpropTFLike, {"eps": 1e-5, "momentum": 0.1}),
+    (th.optim.Adam, {"amsgrad": True, "betas": [0.8, 0.9]}),
+    (th.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    (th.optim.RMSprop, {"momentum": 0.9, "centered": True}),
+]
+
+
+@pytest.mark.parametrize(("optimizer_class", "optimizer_kwargs"), OPTIMISERS)
+def test_rate_below_0_of_a_schedule_that_was_overshot_opens_as_0(
+    optimizer_class: Any, optimizer_kwargs: dict[str, Any], tmp_path: Path
+) -> None:
+    """The rest of the optimiser's state is that which sb3-contrib loads, and the next update has the schedule's rate."""
+    settings = {"optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
+    theirs = make(cls=sb3_contrib.TRPO, learning_rate=SimpleLinearSchedule(1e-3), policy_kwargs=settings).learn(100)
+    theirs.save(tmp_path / "model.zip")
+    saved = sb3_contrib.TRPO.load(tmp_path / "model.zip").policy.optimizer.state_dict()
+    assert saved["param_groups"][0]["lr"] == pytest.approx(1e-3 * (1 - 128 / 100))
+    loaded = TRPO.load(tmp_path / "model.zip", env=random_env())
+    groups = loaded.policy.optimizer.state_dict()["param_groups"]
+    assert [{**group, "lr": None} for group in groups] == [{**group, "lr": None} for group in saved["param_groups"]]
+    assert groups[0]["lr"] == 0
+    assert len(saved["state"]) > 0 or (optimizer_class, optimizer_kwargs) == (th.optim.SGD, {})
+    assert same(loaded.policy.optimizer.state_dict()["state"], saved["state"])
+    assert same_predictions(loaded, theirs)
+    loaded.learn(256)
+    assert loaded.policy.optimizer.param_groups[0]["lr"] == pytest.approx(0)
+    loaded.learn(1000, callback=lambda *_: loaded.num_timesteps <= 64)
+    assert loaded.policy.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * (1 - 64 / 1000))
+    fresh = make(policy_kwargs=settings)
+    fresh.set_parameters(theirs.get_parameters())
+    assert fresh.policy.optimizer.param_groups[0]["lr"] == 0
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -float("inf"), "0.1", None, True, 1j])
+def test_rate_that_is_no_number_is_refused(rate: Any, tmp_path: Path) -> None:
+    model = make().learn(64)
+    model.policy.optimizer.param_groups[0]["lr"] = rate
+    model.save(tmp_path / "model.zip")
+    with pytest.raises(ModelFileError, match=r"model\.zip'.* its policy\.optimizer\.pth has"):
+        TRPO.load(tmp_path / "model.zip")
 
 
 AGENTS = [
