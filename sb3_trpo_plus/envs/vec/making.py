@@ -79,7 +79,8 @@ def _registered(
     except TypeError:
         venv = gym.make_vec(env_id, n_envs, "vector_entry_point", **env_kwargs)
     vec_env = GymnasiumVecEnv(venv, monitor_file=_monitor_file(monitor_dir))
-    _seed(vec_env, seed)
+    vec_env.seed(seed)
+    vec_env.action_space.seed(seed)
     return vec_env
 
 
@@ -107,14 +108,9 @@ def make_envpool_vec(
     from sb3_trpo_plus.envs.vec.envpool import EnvPoolVecEnv
 
     file = _monitor_file(monitor_dir)
-    vec_env = EnvPoolVecEnv(env_id, n_envs, num_threads=num_threads, monitor_file=file, **(env_kwargs or {}))
-    _seed(vec_env, seed)
-    return vec_env
-
-
-def _seed(vec_env: Any, seed: int | None) -> None:
-    vec_env.seed(seed)
+    vec_env = EnvPoolVecEnv(env_id, n_envs, seed, num_threads, monitor_file=file, **(env_kwargs or {}))
     vec_env.action_space.seed(seed)
+    return vec_env
 
 
 def _monitor_file(folder: str | None) -> str | None:
