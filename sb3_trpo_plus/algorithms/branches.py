@@ -17,7 +17,7 @@ from sb3_trpo_plus.envs.vec_states import VecState, set_vec_state
 from sb3_trpo_plus.policies.distributions import components
 from sb3_trpo_plus.policies.observations import parts_of, whole_of
 from sb3_trpo_plus.policies.plain import DISTRIBUTIONS
-from sb3_trpo_plus.rollouts.checks import refuse_not_finite
+from sb3_trpo_plus.rollouts.checks import refuse_last, refuse_not_finite
 from sb3_trpo_plus.rollouts.collection import within_bounds
 from sb3_trpo_plus.rollouts.failures import raise_naming
 from sb3_trpo_plus.rollouts.fast_actor import FastActor, Observations
@@ -118,6 +118,7 @@ def grow(
             is_truncated = dones[index] and infos[index].get("TimeLimit.truncated", False)
             if is_truncated or (branch.length == max_length and not dones[index]):
                 last = infos[index]["terminal_observation"] if is_truncated else observations_at(observations, index)
+                refuse_last(last, index, policy, "in a branch")
                 cuts.append(Cut((branch.state, branch.action), branch.discount, last))
             if dones[index] or branch.length == max_length:
                 begin_next(index)

@@ -19,7 +19,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from sb3_trpo_plus.policies.distributions import refused_by_torch
 from sb3_trpo_plus.policies.observations import parts_of, stack, whole_of
 from sb3_trpo_plus.policies.plain import is_plain_buffer
-from sb3_trpo_plus.rollouts.checks import first_broken_parameter, refuse_to_act
+from sb3_trpo_plus.rollouts.checks import first_broken_parameter, refuse_last, refuse_to_act
 from sb3_trpo_plus.rollouts.fast_actor import FastActor, Observations
 from sb3_trpo_plus.rollouts.frozen import FrozenPolicy
 from sb3_trpo_plus.rollouts.lazy import filled_when_read
@@ -119,7 +119,7 @@ class StepByStep:
 
     def record(self, rewards: Array, starts: Array, dones: Array, infos: list[dict[str, Any]]) -> Acting:
         actions = self.actions.reshape(-1, 1) if isinstance(self.policy.action_space, spaces.Discrete) else self.actions
-        for index, last in _truncated(dones, infos):
+        for index, last in _truncated(dones, infos, self.policy, self.buffer.pos + 1):
             with th.no_grad():
                 value = self.policy.predict_values(self.policy.obs_to_tensor(last)[0])[0]
             rewards[index] += self.gamma * value.item()
@@ -278,7 +278,7 @@ class InOneBatch:
 
     def _bootstrap(self, rewards: Array, dones: Array, infos: list[dict[str, Any]]) -> None:
         """Add the value of the last observation to the reward where an episode was cut off, at once or with the batch."""
-        ended = _truncated(dones, infos)
+        ended = _truncated(dones, infos, self.policy, self.buffer.pos + 1)
         if not self.watches:
             # Environments may write the next episode into the same arrays.
             self.truncations += [(self.buffer.pos, index, copy.deepcopy(last)) for index, last in ended]
@@ -364,14 +364,17 @@ def _are_finite(*arrays: Array) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
-def _truncated(dones: Array, infos: list[dict[str, Any]]) -> list[tuple[int, Any]]:
-    """Index and terminal observation of each environment whose episode was truncated by a time limit in this step."""
+def _truncated(dones: Array, infos: list[dict[str, Any]], policy: ActorCriticPolicy, step: int) -> list[tuple[int, Any]]:
+    """Index and last observation of each environment whose episode was cut off in this step, the observation checked."""
     ended = [(int(index), infos[index]) for index in np.flatnonzero(dones)]
-    return [
+    found = [
         (index, info["terminal_observation"])
         for index, info in ended
         if info.get("TimeLimit.truncated", False) and info.get("terminal_observation") is not None
     ]
+    for index, last in found:
+        refuse_last(last, index, policy, f"in step {step} of the rollout")
+    return found
 
 
 def _when(buffer: RolloutBuffer) -> str:

@@ -9,8 +9,10 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_trpo_plus.envs.notes import add_note
 from sb3_trpo_plus.envs.vec_states import normalisers_of, statistics_of
-from sb3_trpo_plus.policies.observations import parts_of
+from sb3_trpo_plus.policies.observations import parts_of, whole_of
+from sb3_trpo_plus.rollouts.failures import unlike
 
 Array = npt.NDArray[Any]
 
@@ -120,12 +122,13 @@ def _too_large(numbers: Array | dict[str, Array], when: str) -> str:
     return f"Environment {index} gave a number {when} that the statistics of VecNormalize can't hold: {largest[index]:.3g}"
 
 
-def observation_in_words(observations: Array | dict[str, Array], when: str) -> str | None:
+def observation_in_words(observations: Array | dict[str, Array], when: str, first: int = 0) -> str | None:
     """
     What is not finite in the first of the observations of which something is not.
 
     :param observations: of all environments
     :param when: the step in words
+    :param first: number of the environment of the first of them
     :return: a sentence; None if all are finite
     """
     for name, array in named(observations):
@@ -133,7 +136,7 @@ def observation_in_words(observations: Array | dict[str, Array], when: str) -> s
             broken = np.flatnonzero(~np.isfinite(row))
             if broken.size:
                 return (
-                    f"Environment {index} gave an {name} that is not finite {when}: {row[broken[0]]} at index "
+                    f"Environment {first + index} gave an {name} that is not finite {when}: {row[broken[0]]} at index "
                     f"{broken[0]}, and {broken.size} such numbers in all. No action was taken on it, and the model is as it "
                     "was: look for the cause in the environment (SB3's VecCheckNan finds the step that made it)"
                 )
@@ -148,6 +151,28 @@ def refuse_not_finite(observations: Any, when: str) -> None:
     """
     if not all(bool(np.isfinite(array).all()) for array in parts_of(observations).values()):
         raise ObservationNotFiniteError(observation_in_words(observations, when))
+
+
+def refuse_last(last: Any, index: int, policy: ActorCriticPolicy, when: str) -> None:
+    """
+    Check the last observation of an episode that was cut off, whose value takes the place of what would have followed.
+
+    :param last: one observation
+    :param index: number of its environment
+    :param policy: that will value it
+    :param when: the step in words, for messages
+    :raises ObservationNotFiniteError: it is NaN or infinite
+    """
+    words = unlike(last, policy.observation_space)
+    if words is not None:
+        try:
+            policy.obs_to_tensor(last)
+        except Exception as error:
+            add_note(error, f"Environment {index} ended an episode with an observation that {words}, {when}")
+            raise
+    rows = {key: np.asarray(part)[None] for key, part in parts_of(last).items()}
+    if not all(bool(np.isfinite(row).all()) for row in rows.values()):
+        raise ObservationNotFiniteError(observation_in_words(whole_of(rows), f"at the end of an episode, {when}", index))
 
 
 def refuse_to_act(observations: Array | dict[str, Array], policy: ActorCriticPolicy, when: str) -> NoReturn:

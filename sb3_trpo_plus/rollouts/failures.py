@@ -79,7 +79,7 @@ def _in_stack(error: Exception, base: VecEnv) -> str | None:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "_stack_obs" and isinstance(base, SubprocVecEnv):
             for index, observation in enumerate(frame.f_locals["obs_list"]):
-                words = _unlike(observation, base.observation_space)
+                words = unlike(observation, base.observation_space)
                 if words is not None:
                     return f"From environment {index}, whose observation {words}"
     return None
@@ -89,7 +89,7 @@ def _unlike_the_space(observations: Any, env: VecEnv) -> str | None:
     found = {}
     for index in range(env.num_envs):
         one = {key: part[index] for key, part in parts_of(observations).items()}
-        words = _unlike(whole_of(one), env.observation_space)
+        words = unlike(whole_of(one), env.observation_space)
         if words is not None:
             found[index] = words
     if not found:
@@ -99,12 +99,12 @@ def _unlike_the_space(observations: Any, env: VecEnv) -> str | None:
     return f"{who} gave an observation that {found[min(found)]}"
 
 
-def _unlike(observation: Any, space: Any) -> str | None:
-    """How an observation differs from its space in shape or in kind; None if it does not."""
+def unlike(observation: Any, space: Any) -> str | None:
+    """How an observation differs from its space in shape or in kind, a sentence's second half; None if it does not."""
     if hasattr(space, "spaces"):
         if not isinstance(observation, dict) or space.spaces.keys() - observation.keys():
             return f"lacks some of {sorted(space.spaces)}"
-        found = {key: _unlike(observation[key], part) for key, part in space.spaces.items()}
+        found = {key: unlike(observation[key], part) for key, part in space.spaces.items()}
         return next((f"at {key!r} {words}" for key, words in found.items() if words), None)
     array = np.asarray(observation)
     if array.dtype.kind not in "biuf":

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from sb3_trpo_plus import NPG, TRPO, PPOPenalty, VineTRPO
 from sb3_trpo_plus.envs.vec import WorkerVecEnv
 from tests.conftest import RandomEnv, parameters_of
+from tests.rollouts.conftest import force_general_path
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
 
@@ -229,3 +230,25 @@ def test_exceptions_of_others_have_no_note() -> None:
     with pytest.raises(MineError) as error:
         model.learn(16, Fails())
     assert not hasattr(error.value, "__notes__")
+
+
+class EndsInAnotherShape(Failing):
+    """Whose last observation, at a time limit, has another shape."""
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        return (np.zeros(5, np.float32) if rest[2] else observation), *rest
+
+
+@pytest.mark.parametrize("is_general", [False, True])
+def test_wrong_last_observation_is_named(is_general: bool) -> None:
+    env: Any = DummyVecEnv([Failing, EndsInAnotherShape])
+    model = TRPO("MlpPolicy", env, n_steps=32, batch_size=64, seed=0, device="cpu")
+    if is_general:
+        force_general_path(model)
+    before = parameters_of(model)
+    with pytest.raises(ValueError, match="observation shape") as error:
+        model.learn(64)
+    words = "Environment 1 ended an episode with an observation that has shape (5,), its space (4,), in step 20 of the rollout"
+    assert error.value.__notes__ == [words]
+    assert all(th.equal(part, before[name]) for name, part in parameters_of(model).items())

@@ -148,6 +148,64 @@ def test_observation_is_skipped_with_its_rollout_and_a_reset(way: str, space: st
     assert_finite(model, env)
 
 
+@pytest.mark.parametrize(("value", "normalised"), [(NAN, False), (INF, False), (-INF, False), (NAN, True)])
+@pytest.mark.parametrize("space", ["box", "dict"])
+@pytest.mark.parametrize("way", ["fast", "watched", "general"])
+def test_last_observation_of_an_episode_is_named_as_any_other(way: str, space: str, normalised: bool, value: float) -> None:
+    """Its value takes the place of what a time limit cut off. An episode that ends by itself has none, and goes on."""
+    keys = {"norm_obs_keys": ["vector"]} if space == "dict" and normalised else {}
+
+    def made(mode: str | None) -> tuple[Any, Any]:
+        env = envs("observation", value, at=(20,), space=space, normalised=normalised, **keys)
+        model = make(env, on_nonfinite=mode, n_steps=32, batch_size=96)
+        if way == "general":
+            force_general_path(model)
+        return env, model
+
+    callback = Recorder() if way == "watched" else None
+    words = "Environment 1 gave an observation.* that is not finite at the end of an episode, in step 20 of the rollout: "
+    for mode in ("raise", None):
+        env, model = made(mode)
+        before = parameters_of(model)
+        with pytest.raises(ObservationNotFiniteError, match=words):
+            model.learn(96, callback)
+        assert all(th.equal(part, before[name]) for name, part in parameters_of(model).items())
+        assert_finite(model, env)
+    env, model = made("skip")
+    before = parameters_of(model)
+    with pytest.warns(UserWarning, match=f"nothing was changed: {words}"):
+        model.learn(60, callback)
+    assert model.num_timesteps == 60
+    assert all(th.equal(part, before[name]) for name, part in parameters_of(model).items())
+    model.learn(96, callback, reset_num_timesteps=False)
+    assert any(not th.equal(part, before[name]) for name, part in parameters_of(model).items())
+    assert_finite(model, env)
+
+
+class EndsByItself(Spoilt):
+    """As other environments do where they break."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, _, is_truncated, info = super().step(action)
+        return observation, reward, is_truncated, False, info
+
+
+def test_last_observation_of_an_episode_that_ended_by_itself_is_of_no_use_and_goes_on() -> None:
+    def trained(at: tuple[int, ...]) -> Any:
+        one = EndsByItself(copy.deepcopy(OBSERVATION_SPACES["box"]), ACTION_SPACES["box"])
+        one.quantity, one.at = "observation", frozenset(at)
+        return make(DummyVecEnv([lambda: one]), on_nonfinite="raise", n_steps=32, batch_size=32).learn(64)
+
+    spoilt, whole = parameters_of(trained((20,))), parameters_of(trained(()))
+    assert all(th.equal(part, whole[name]) for name, part in spoilt.items())
+
+
+def test_last_observation_of_a_branch_is_named() -> None:
+    env = envs("observation", at=(40,), normalised=False)
+    with pytest.raises(ObservationNotFiniteError, match="Environment 1 gave an observation that is not finite at the end"):
+        make(env, VineTRPO, n_steps=20, batch_size=60).learn(120)
+
+
 def test_environment_that_always_gives_nan_ends_the_training_at_its_time() -> None:
     env = envs("observation", at=range(1, 10_000))
     model = make(env, on_nonfinite="skip")
