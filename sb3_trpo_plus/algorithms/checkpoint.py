@@ -23,7 +23,8 @@ class TrainingCheckpoint(BaseCallback):
 
     :param folder: where the files go, one for each training; it is created if there is none
     :param keep: how many files are kept, the newest; at least 1
-    :param seconds: the least time between two, at least 0, which saves after every update; after the last one always
+    :param seconds: the least time between two, at least 0, which saves after every update; after the first and the last
+        one always
     :param verbose: 1 prints a line for each file
     """
 
@@ -32,14 +33,22 @@ class TrainingCheckpoint(BaseCallback):
         self.folder = Path(folder)
         self.keep = checked("keep", keep, COUNT)
         self.seconds = checked("seconds", seconds, AT_LEAST_0)
-        #: Path of the file that was written last; None before the first
-        self.newest: Path | None = None
         self._is_stopping = False
         self._next = 0.0
         self._saves_environments = True
 
+    @property
+    def newest(self) -> Path | None:
+        """Path of the file in the folder that has the most steps; None if there is none yet."""
+        found = checkpoints_in(self.folder)
+        return found[-1][1] if found else None
+
     def stop(self) -> None:
-        """Let ``learn`` finish its update, save, and return. To be called from a handler of signals, say."""
+        """
+        Let ``learn`` finish its update, save, and return. To be called from a handler of signals, say.
+
+        Before ``learn``, it holds for the next one, which returns after its first update.
+        """
         self._is_stopping = True
 
     def _init_callback(self) -> None:
@@ -51,7 +60,7 @@ class TrainingCheckpoint(BaseCallback):
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def _on_training_start(self) -> None:
-        self._is_stopping, self._next = False, time.monotonic() + self.seconds
+        self._next = time.monotonic()
         ahead = [path for steps, path in checkpoints_in(self.folder) if steps > self.model.num_timesteps]
         if ahead:
             raise ValueError(
@@ -61,6 +70,10 @@ class TrainingCheckpoint(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+    def _on_training_end(self) -> None:
+        # Not where a training begins, since it may have been asked to stop before that.
+        self._is_stopping = False
 
     def on_update_end(self, callback: BaseCallback) -> bool:
         """
@@ -85,14 +98,14 @@ class TrainingCheckpoint(BaseCallback):
                 warnings.warn(f"A training that is resumed from these checkpoints will reset its environments: {error}")
         checkpoint = taken(self.model, callback, environments)
         try:
-            self.newest = checkpoint.write(self.folder)
+            path = checkpoint.write(self.folder)
         except OSError as error:
             # An end here would lose more than the checkpoint.
             warnings.warn(f"The training goes on without a checkpoint after {self.model.num_timesteps} steps: {error}")
             return
         remove_old(self.folder, self.keep)
         if self.verbose:
-            print(f"Saved {self.newest}")
+            print(f"Saved {path}")
 
 
 # It reads the policy between the rollouts only.

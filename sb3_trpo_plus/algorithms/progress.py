@@ -74,6 +74,7 @@ def taken(model: Any, callback: BaseCallback, environments: bytes | None) -> Che
         "generators": states,
         "spaces": [generators_of(space) for space in (model.action_space, model.observation_space)],
         "layers": layers(model.env),
+        "environment": _first_of(model.env),
         "axes": axes,
         "callbacks": [_state_of(one) for one in family(callback)],
     }
@@ -107,10 +108,27 @@ def check_environments(checkpoint: Checkpoint, env: VecEnv) -> None:
     """
     n_envs, found, wanted = len(checkpoint.arrays["episode_starts"]), layers(env), tuple(checkpoint.progress["layers"])
     if (env.num_envs, found) != (n_envs, wanted):
-        raise ValueError(
-            f"The checkpoint is of {n_envs} environments in {' of '.join(wanted)}, and env has {env.num_envs} in "
-            f"{' of '.join(found)}: make it as it was made for the training"
-        )
+        raise ValueError(difference(checkpoint, env))
+
+
+def difference(checkpoint: Checkpoint, env: VecEnv) -> str:
+    """What a checkpoint's environments are and what others are, for messages."""
+    progress = checkpoint.progress
+    wanted = _in_words(len(checkpoint.arrays["episode_starts"]), progress["layers"], progress.get("environment", "?"))
+    found = _in_words(env.num_envs, layers(env), _first_of(env))
+    return f"The checkpoint is of {wanted}, and env has {found}: make it as it was made for the training"
+
+
+def _in_words(n_envs: int, wrappers: Iterable[str], environment: str) -> str:
+    return f"{n_envs} environments in {' of '.join(wrappers)}, the first {environment}"
+
+
+def _first_of(env: VecEnv) -> str:
+    """As Gymnasium prints an environment in its wrappers; ``?`` where the ``VecEnv`` gives no access to it."""
+    try:
+        return str(env.env_method("__str__", indices=0)[0])
+    except Exception:  # of whatever kind: it is for a message
+        return "?"
 
 
 def put_back_statistics(checkpoint: Checkpoint, env: VecEnv) -> None:

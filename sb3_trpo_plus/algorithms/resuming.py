@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 import torch as th
 from stable_baselines3.common import on_policy_algorithm
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_plus.algorithms.checkpoint import end_update
-from sb3_trpo_plus.algorithms.progress import check_environments, following, put_back, put_back_statistics
+from sb3_trpo_plus.algorithms.progress import check_environments, difference, following, put_back, put_back_statistics
 from sb3_trpo_plus.envs.vec_states import statistics_of
 from sb3_trpo_plus.files.checkpoint import Checkpoint, newest_checkpoint
 from sb3_trpo_plus.rollouts.beside import has_time_beside
@@ -101,7 +102,7 @@ class Resumable(FastRollouts):
     def resume(
         cls: type[SelfResumable],
         path: str | PathLike[str],
-        env: GymEnv,
+        env: GymEnv | str,
         device: th.device | str = "auto",
         **kwargs: Any,
     ) -> SelfResumable:
@@ -115,8 +116,9 @@ class Resumable(FastRollouts):
         The environments' states are pickles, which can run code, and the model is loaded with ``trust=True``: resume files of
         your own only.
 
-        :param path: of a checkpoint, or of the folder, whose newest is taken
-        :param env: made, wrapped and normalised as that of the training; a ``VecNormalize`` gets its statistics back
+        :param path: of a checkpoint, or of the folder, whose newest is taken, or of a run's folder with ``checkpoints`` in it
+        :param env: made, wrapped and normalised as that of the training; a ``VecNormalize`` gets its statistics back. The id
+            of a registered environment will do where that was given to the constructor
         :param device: where the model goes on
         :param kwargs: for ``load``
         :return: a new model
@@ -127,11 +129,16 @@ class Resumable(FastRollouts):
         checkpoint = Checkpoint.read(file)
         if checkpoint.progress["algorithm"] != cls.__name__:
             raise ValueError(f"{file} is of a {checkpoint.progress['algorithm']}, which {cls.__name__} can't resume")
-        env = cls._wrap_env(env)
+        env = cls._wrap_env(maybe_make_env(env, verbose=0))
         check_environments(checkpoint, env)
         put_back_statistics(checkpoint, env)
         # As much as its environments.
-        model = cls.load(io.BytesIO(checkpoint.model), env, device, **{"trust": True, **kwargs})
+        try:
+            model = cls.load(io.BytesIO(checkpoint.model), env, device, **{"trust": True, **kwargs})
+        except ValueError as error:
+            if "spaces do not match" not in str(error):
+                raise
+            raise ValueError(f"{error}. {difference(checkpoint, env)}") from error
         model.num_timesteps = checkpoint.progress["num_timesteps"]
         model._resumed_from = checkpoint
         return model

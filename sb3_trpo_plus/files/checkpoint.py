@@ -20,6 +20,8 @@ import numpy.typing as npt
 from sb3_trpo_plus.files.atomic import BEING_WRITTEN, write_whole
 
 MODEL, PROGRESS, ARRAYS, ENVIRONMENTS = "model.zip", "progress.json", "arrays.npz", "environments.pkl"
+# In the folder of a run of RL Zoo.
+CHECKPOINTS = "checkpoints"
 NAME = re.compile(r"checkpoint_(\d+)_steps\.zip")
 
 
@@ -92,7 +94,7 @@ def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
 
 def newest_checkpoint(path: Path) -> Path:
     """
-    The file that a path means: itself, or the one with the most steps in a folder.
+    The file that a path means: itself, or the one with the most steps in a folder, or in the folder ``checkpoints`` within it.
 
     :raises FileNotFoundError: there is none
     """
@@ -100,9 +102,12 @@ def newest_checkpoint(path: Path) -> Path:
         if not path.exists():
             raise FileNotFoundError(f"There is no checkpoint at {str(path)!r}, and no folder of checkpoints either")
         return path
-    found = checkpoints_in(path)
+    found = checkpoints_in(path) or checkpoints_in(path / CHECKPOINTS)
     if not found:
-        raise FileNotFoundError(f"There is no checkpoint in {str(path)!r}: TrainingCheckpoint writes checkpoint_*_steps.zip")
+        raise FileNotFoundError(
+            f"There is no checkpoint in {str(path)!r}: TrainingCheckpoint writes checkpoint_*_steps.zip, the first one after "
+            "the first update"
+        )
     return found[-1][1]
 
 

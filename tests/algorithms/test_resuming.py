@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.wrappers import RescaleAction
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
@@ -309,6 +311,57 @@ class Calls(BaseCallback):
         return True
 
 
+def test_stop_that_comes_before_the_training(tmp_path: Path) -> None:
+    """While environments are made or reset, say: it holds for the next ``learn``, and for that one alone."""
+    checkpoint = TrainingCheckpoint(tmp_path, seconds=1e9)
+    model = make("trpo", environment())
+    checkpoint.stop()
+    assert checkpoint.newest is None
+    assert model.learn(TOTAL, checkpoint).num_timesteps == 64
+    resumed = TRPO.resume(tmp_path, environment(), device="cpu")
+    assert resumed.learn(TOTAL, checkpoint).num_timesteps == TOTAL
+
+
+def test_first_update_is_followed_by_a_checkpoint(tmp_path: Path) -> None:
+    """However long it is to the next, so that a training that is killed early has one."""
+    checkpoint = TrainingCheckpoint(tmp_path, keep=9, seconds=1e9)
+    make("trpo", environment()).learn(TOTAL, checkpoint)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_512_steps.zip", "checkpoint_64_steps.zip"]
+    assert checkpoint.newest == tmp_path / "checkpoint_512_steps.zip"
+
+
+def test_script_of_the_page_is_killed_before_its_first_checkpoint(tmp_path: Path) -> None:
+    """The same script starts over, and one that is killed after its first checkpoint goes on."""
+    page = Path(__file__).parents[2] / "docs" / "saving.md"
+    script = page.read_text().split("```python\n")[1].split("```")[0]
+    folder = tmp_path / "checkpoints"
+
+    def killed_when(is_time: Any) -> None:
+        with subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path) as process:
+            while not is_time():
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+
+    killed_when(folder.exists)
+    assert list(folder.iterdir()) == []
+    killed_when(lambda: any(folder.glob("*.zip")))
+    begun = TrainingCheckpoint(folder).newest
+    assert begun is not None
+    # Its first share: 2048 steps of 8 environments.
+    assert begun.name == "checkpoint_16384_steps.zip"
+    subprocess.run([sys.executable, "-c", script.replace("100_000", "32_768")], cwd=tmp_path, check=True)
+    assert [path.name for path in sorted(folder.iterdir())] == ["checkpoint_16384_steps.zip", "checkpoint_32768_steps.zip"]
+
+
+def test_folder_of_a_run_and_id_of_an_environment(tmp_path: Path) -> None:
+    model = TRPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, seed=0, device="cpu")
+    model.learn(64, TrainingCheckpoint(tmp_path / "run" / "checkpoints"))
+    resumed = TRPO.resume(tmp_path / "run", "CartPole-v1", device="cpu").learn(128)
+    whole = TRPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, seed=0, device="cpu").learn(128)
+    assert_equal(resumed.policy.state_dict(), whole.policy.state_dict())
+
+
 def test_finished_training_does_nothing_more_and_goes_further(tmp_path: Path) -> None:
     make("trpo", environment()).learn(TOTAL, TrainingCheckpoint(tmp_path))
     model = TRPO.resume(tmp_path, environment(), device="cpu").learn(TOTAL)
@@ -370,8 +423,15 @@ def test_what_is_refused(tmp_path: Path) -> None:
     make("trpo", environment()).learn(64, TrainingCheckpoint(tmp_path))
     with pytest.raises(ValueError, match="is of a TRPO, which NPG can't resume"):
         NPG.resume(tmp_path, environment())
-    with pytest.raises(ValueError, match=r"of 2 environments in VecNormalize of DummyVecEnv, and env has 3 in DummyVecEnv"):
+    each = r"the first <Restorable<Monitor<.*Time.*PendulumEnv<Pendulum-v1.*"
+    words = (
+        rf"of 2 environments in VecNormalize of DummyVecEnv, {each}, and env has 3 environments in DummyVecEnv, the first <"
+    )
+    with pytest.raises(ValueError, match=words):
         TRPO.resume(tmp_path, make_vec_env("Pendulum-v1", 3))
+    other_spaces = VecNormalize(make_vec_env("Pendulum-v1", 2, wrapper_class=lambda env: RescaleAction(env, -1.0, 1.0)))
+    with pytest.raises(ValueError, match=rf"Action spaces do not match.* {each}, and env has 2 .*<RescaleAction<"):
+        TRPO.resume(tmp_path, other_spaces)
     model_file = tmp_path / "model.zip"
     make("trpo", environment()).save(model_file)
     with pytest.raises(ValueError, match=r"model\.zip is no whole checkpoint"):
