@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from sb3_trpo_plus import __version__
+from sb3_trpo_plus.command_line.interrupts import ended_in_a_line
 from sb3_trpo_plus.command_line.missing import explained
 
 USAGE = f"""sb3-trpo-plus {__version__}: trust-region policy optimisation for Stable-Baselines3
@@ -62,7 +63,7 @@ def main() -> None:
     elif command == "inspect":
         _module("inspect").inspect(arguments)
     elif command in COMMANDS:
-        with explained():
+        with ended_in_a_line(), explained():
             opened_as_data: Callable[..., Any] = _module("opening").opened_as_data
             run: Callable[[list[str]], None] = getattr(_module(COMMANDS[command]), command)
             with opened_as_data(command, arguments) as rest:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gymnasium.error import DependencyNotInstalled
+from gymnasium.error import DependencyNotInstalled, UnregisteredEnv
 
 from sb3_trpo_plus.files.errors import ModelFileError
 
@@ -17,6 +17,10 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "envs": ("mujoco", "Box2D", "ale_py", "pygame", "cv2"),
 }
+REGISTERED_BY = (
+    "Environments of other packages, and your own, are registered by `--gym-packages MODULE`; "
+    "`pip install 'sb3-trpo-plus[envs]'` brings MuJoCo, Box2D, Atari and the classic environments"
+)
 
 
 @contextmanager
@@ -38,13 +42,12 @@ def explained() -> Iterator[None]:
         sys.exit(f"{error}; `pip install 'sb3-trpo-plus[envs]'` brings MuJoCo, Box2D, Atari and the classic environments")
     except ModelFileError as error:
         sys.exit(str(error))
+    except UnregisteredEnv as error:
+        sys.exit(f"{error} {REGISTERED_BY}")
     except ValueError as error:
         if "not found in gym registry" not in str(error):
             raise
-        sys.exit(
-            f"{error} Environments of other packages, and your own, are registered by `--gym-packages MODULE`; "
-            "`pip install 'sb3-trpo-plus[envs]'` brings MuJoCo, Box2D, Atari and the classic environments"
-        )
+        sys.exit(f"{error} {REGISTERED_BY}")
 
 
 def _extra_of(error: ImportError) -> str | None:

@@ -5,32 +5,32 @@ import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
 from rl_zoo3.enjoy import enjoy as _enjoy
+from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.train import train as _train
 
 import sb3_trpo_plus.zoo  # noqa: F401  (registers)
-from sb3_trpo_plus.command_line.runs import asks_for_help, given, look_here_too, newest_run, of_newest_run, with_defaults
-from sb3_trpo_plus.zoo.going_on import CHECKPOINTS, going_on_with
-from sb3_trpo_plus.zoo.vec_envs import MAKERS, VecEnvError
-
-RESUME = "--resume"
+from sb3_trpo_plus.command_line import interrupts
+from sb3_trpo_plus.command_line.resume import HELP, resuming
+from sb3_trpo_plus.command_line.runs import asks_for_help, look_here_too, of_newest_run, with_defaults
+from sb3_trpo_plus.zoo.errors import SettingsError
+from sb3_trpo_plus.zoo.vec_envs import MAKERS
 
 
 def train(arguments: list[str]) -> None:
-    """RL Zoo's ``train``; the algorithm is ours if none is named. With ``--resume`` it goes on with the newest run."""
-    resumes, filled = RESUME in arguments, with_defaults([word for word in arguments if word != RESUME])
-    if asks_for_help(arguments):
-        print(f"{RESUME}: go on with the newest run of --algo and --env that has checkpoints, as if it had never stopped\n")
-    run = run_to_resume(filled) if resumes and not asks_for_help(arguments) else None
-    with going_on_with(run) if run is not None else nullcontext(), _with_our_vec_envs():
+    """RL Zoo's ``train``; the algorithm is ours if none is named. With ``--resume`` it goes on with a run."""
+    with _with_our_vec_envs(), _heeding_interrupts():
+        if asks_for_help(arguments):
+            print(HELP)
+            _run("train", _train, with_defaults(["--help"]))
         try:
-            _run("train", _train, filled)
-        except VecEnvError as error:
+            with resuming(arguments) as words:
+                _run("train", _train, words)
+        except SettingsError as error:
             sys.exit(str(error))
 
 
@@ -54,16 +54,17 @@ def all_plots(arguments: list[str]) -> None:
     _plot("all_plots", arguments)
 
 
-def run_to_resume(arguments: list[str]) -> Path:
-    """
-    The folder of the newest run that has checkpoints.
+@contextmanager
+def _heeding_interrupts() -> Iterator[None]:
+    """A training does not begin after a Ctrl-C that was swallowed while everything was imported and made."""
+    original = ExperimentManager.learn
 
-    :param arguments: of ``train``, with our defaults
-    :raises SystemExit: there is none
-    """
-    asked = given(arguments)
-    number = newest_run(asked.folder, asked.algo, asked.env, f"{CHECKPOINTS}/checkpoint_*_steps.zip")
-    return Path(asked.folder, asked.algo, f"{asked.env}_{number}")
+    def learn(self: Any, model: Any) -> None:
+        interrupts.check()
+        original(self, model)
+
+    with patch.object(ExperimentManager, "learn", learn):
+        yield
 
 
 @contextmanager

@@ -96,6 +96,13 @@ def of_newest_run(arguments: list[str]) -> list[str]:
     return [*filled, "--exp-id", str(newest_run(asked.folder, asked.algo, asked.env, model))]
 
 
+def runs_of(folder: str, algo: str, env_name: EnvironmentName) -> list[int]:
+    """Numbers of the runs in RL Zoo's log folder, from the newest; arguments as for :func:`newest_run`."""
+    paths = (Path(folder) / algo).glob(f"{env_name}_*")
+    numbers = [path.name.removeprefix(f"{env_name}_") for path in paths if path.is_dir()]
+    return sorted((int(number) for number in numbers if number.isdigit()), reverse=True)
+
+
 def newest_run(folder: str, algo: str, env_name: EnvironmentName, model: str) -> int:
     """
     The number of the newest run that has a model.
@@ -107,9 +114,7 @@ def newest_run(folder: str, algo: str, env_name: EnvironmentName, model: str) ->
     :return: at least 1; -1 if the model is in the algorithm's folder itself, as RL Zoo means it
     :raises SystemExit: there is none
     """
-    home = Path(folder) / algo
-    numbers = [path.name.removeprefix(f"{env_name}_") for path in home.glob(f"{env_name}_*") if path.is_dir()]
-    runs = sorted((int(number) for number in numbers if number.isdigit()), reverse=True)
+    home, runs = Path(folder) / algo, runs_of(folder, algo, env_name)
     with_model = [run for run in runs if any((home / f"{env_name}_{run}").glob(model))]
     if with_model:
         if with_model[0] != runs[0]:

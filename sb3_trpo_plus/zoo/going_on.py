@@ -1,5 +1,7 @@
 """Trainings by RL Zoo that stop when they are asked to, and go on later: what its ``ExperimentManager`` does otherwise."""
 
+import inspect
+import multiprocessing
 import os
 import shlex
 import signal
@@ -10,16 +12,20 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
+from pprint import pprint
 from typing import Any
 
+import yaml
+from huggingface_sb3 import EnvironmentName
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_trpo_plus.algorithms.checkpoint import TrainingCheckpoint
 from sb3_trpo_plus.envs.states import Restorable
-from sb3_trpo_plus.files.checkpoint import Checkpoint, newest_checkpoint
+from sb3_trpo_plus.files.checkpoint import CHECKPOINTS
+from sb3_trpo_plus.files.errors import UnsafeFileError
+from sb3_trpo_plus.zoo.data_only import check_env_kwargs, checked, read_yaml
+from sb3_trpo_plus.zoo.errors import SettingsError
 
-# In the folder of a run.
-CHECKPOINTS = "checkpoints"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _run: ContextVar[Path | None] = ContextVar("_run", default=None)
@@ -39,35 +45,66 @@ def going_on_with(run: Path) -> Iterator[None]:
         _run.reset(token)
 
 
+def is_going_on() -> bool:
+    """Whether the training that begins goes on with that of a run."""
+    return _run.get() is not None
+
+
 def in_its_folder(original: Any, algorithms: Mapping[str, type]) -> Any:
-    """``__init__`` with the folder and the seed of the run that it goes on with."""
+    """``__init__`` with the folder and the hyperparameters of the run that it goes on with."""
+    signature = inspect.signature(original)
 
     @wraps(original)
     def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
         run = _run.get()
-        if run is not None:
-            self.save_path, self.params_path = str(run), f"{run}/{self.env_name}"
-            self.seed = Checkpoint.read(newest_checkpoint(run / CHECKPOINTS)).progress["seed"]
+        if run is None:
+            original(self, *args, **kwargs)
+            return
+        call = signature.bind(self, *args, **kwargs)
+        params_path = f"{run}/{EnvironmentName(call.arguments['env_id'])}"
+        # It has what was said with -params, too.
+        call.arguments.update(config=f"{params_path}/config.yml", hyperparams=None)
+        original(*call.args, **call.kwargs)
+        self.save_path, self.params_path, self.continue_training = str(run), params_path, True
 
     return initialise
 
 
-def with_its_model(original: Any, algorithms: Mapping[str, type]) -> Any:
-    """``setup_experiment`` with the model of the run that it goes on with."""
+def as_the_run_has_them(original: Any, algorithms: Mapping[str, type]) -> Any:
+    """``read_hyperparameters`` of the run that it goes on with."""
 
     @wraps(original)
-    def set_up(self: Any) -> Any:
-        experiment, run = original(self), _run.get()
-        if run is None or experiment is None:
-            return experiment
-        new, hyperparams = experiment
-        settings = {"tensorboard_log": self.tensorboard_log, "verbose": self.verbose}
-        model = type(new).resume(run / CHECKPOINTS, new.get_env(), self.device, **settings)
-        print(f"Going on with {run}, after {model.num_timesteps} steps")
-        return model, hyperparams
+    def read(self: Any) -> Any:
+        if not is_going_on():
+            return original(self)
+        print(f"Loading hyperparameters from: {self.config}")
+        # As RL Zoo itself reads it elsewhere, which the command may have been told to read as data.
+        with open(self.config) as file:
+            saved = yaml.load(file, Loader=yaml.UnsafeLoader)
+        pprint(saved)
+        return dict(saved), saved
 
-    return set_up
+    return read
+
+
+def with_its_model(original: Any, algorithms: Mapping[str, type]) -> Any:
+    """``_load_pretrained_agent`` with the model of the run that it goes on with."""
+
+    @wraps(original)
+    def load(self: Any, hyperparams: dict[str, Any], env: Any) -> Any:
+        run = _run.get()
+        if run is None:
+            return original(self, hyperparams, env)
+        algorithm: Any = algorithms[self.algo]
+        settings = {"tensorboard_log": self.tensorboard_log, "verbose": self.verbose}
+        try:
+            model = algorithm.resume(run / CHECKPOINTS, env, self.device, **settings)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{run} can't go on: {error}") from error
+        print(f"Going on with {run}, after {model.num_timesteps} steps of {self.n_timesteps}")
+        return model
+
+    return load
 
 
 def as_it_was_said(original: Any, algorithms: Mapping[str, type]) -> Any:
@@ -75,7 +112,7 @@ def as_it_was_said(original: Any, algorithms: Mapping[str, type]) -> Any:
 
     @wraps(original)
     def save(self: Any, hyperparams: dict[str, Any]) -> None:
-        if _run.get() is None:
+        if not is_going_on():
             original(self, hyperparams)
 
     return save
@@ -91,11 +128,10 @@ def whose_states_are_saved(original: Any, algorithms: Mapping[str, type]) -> Any
         before = self.env_wrapper, self.monitor_kwargs
         if issubclass(self.vec_env_class, SubprocVecEnv):
             self.env_wrapper = _restorable(self.env_wrapper)
-        if _run.get() is not None:
+        if is_going_on():
             self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": False}
         try:
-            with _deaf_to_interrupts():
-                return original(self, *args, **kwargs)
+            return original(self, *args, **kwargs)
         finally:
             self.env_wrapper, self.monitor_kwargs = before
 
@@ -103,24 +139,13 @@ def whose_states_are_saved(original: Any, algorithms: Mapping[str, type]) -> Any
 
 
 def _restorable(wrapper: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
-    return lambda env: Restorable(env if wrapper is None else wrapper(env))
+    def wrap(env: Any) -> Any:
+        # A terminal sends SIGINT to workers, too, which would end before the update does that is to be finished.
+        if multiprocessing.parent_process() is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return Restorable(env if wrapper is None else wrapper(env))
 
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """
-    Processes that are started meanwhile ignore SIGINT.
-
-    A terminal sends it to workers, too, which would end before the update does that is to be finished.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return wrap
 
 
 def with_checkpoints(original: Any, algorithms: Mapping[str, type]) -> Any:
@@ -173,16 +198,35 @@ def and_how_to_go_on(original: Any, algorithms: Mapping[str, type]) -> Any:
     def save(self: Any, model: Any) -> None:
         original(self, model)
         if getattr(self, "_signals", []):
-            print(f"Stopped after {model.num_timesteps} steps. Go on: sb3-trpo-plus train {shlex.join(sys.argv[1:])} --resume")
+            print(f"Stopped after {model.num_timesteps} steps. {_way_on(self)}")
             sys.exit(128 + self._signals[0])
 
     return save
 
 
+def _way_on(manager: Any) -> str:
+    if not any(one.newest for one in manager.callbacks if isinstance(one, TrainingCheckpoint)):
+        return "There is no checkpoint to go on with, which the first update is followed by"
+    trust = " --trust" if _needs_trust(manager) else ""
+    return f"Go on: sb3-trpo-plus train --resume {shlex.quote(manager.save_path)}{trust}"
+
+
+def _needs_trust(manager: Any) -> bool:
+    """Whether the run's settings have what is not read as data, such as a class of the user's own."""
+    try:
+        arguments, config = (read_yaml(Path(manager.params_path, name)) for name in ("args.yml", "config.yml"))
+        check_env_kwargs(arguments.get("env_kwargs"), "args.yml")
+        checked(config, arguments.get("gym_packages", []), "config.yml")
+    except UnsafeFileError:
+        return True
+    return False
+
+
 # In this order; the last change is the outermost.
 CHANGES = (
     ("__init__", in_its_folder),
-    ("setup_experiment", with_its_model),
+    ("read_hyperparameters", as_the_run_has_them),
+    ("_load_pretrained_agent", with_its_model),
     ("_save_config", as_it_was_said),
     ("create_envs", whose_states_are_saved),
     ("create_callbacks", with_checkpoints),

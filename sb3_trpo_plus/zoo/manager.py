@@ -2,7 +2,8 @@
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 import sb3_trpo_plus
+from sb3_trpo_plus.algorithms.arguments import check_names, names_of
 from sb3_trpo_plus.zoo import going_on, vec_envs
+from sb3_trpo_plus.zoo.errors import SettingsError
 from sb3_trpo_plus.zoo.schedules import make_schedules
 from sb3_trpo_plus.zoo.search_spaces import on_top_of, searching_from
 from sb3_trpo_plus.zoo.unlisted import settings_for
@@ -147,8 +150,13 @@ def _with_our_schedules(original: Any, algorithms: Mapping[str, type]) -> Any:
         # Other algorithms may use strings for the same arguments, such as SAC's "auto" for ent_coef.
         if self.algo in algorithms:
             self._entry = dict(hyperparams)
-            make_schedules(hyperparams)
+            with _said_in_a_line(self):
+                make_schedules(hyperparams)
         processed = original(self, hyperparams)
+        if self.algo in algorithms:
+            algorithm = algorithms[self.algo]
+            with _said_in_a_line(self):
+                check_names(processed[0], names_of(algorithm), algorithm.__name__)
         # RL Zoo passes gamma to VecNormalize, which takes no schedule, so it gets the initial value.
         gamma = self.normalize_kwargs.get("gamma")
         if callable(gamma):
@@ -156,6 +164,14 @@ def _with_our_schedules(original: Any, algorithms: Mapping[str, type]) -> Any:
         return processed
 
     return preprocess
+
+
+@contextmanager
+def _said_in_a_line(manager: Any) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"Among the hyperparameters of -params and {manager.config}: {error}") from error
 
 
 def _from_the_entry(original: Any, algorithms: Mapping[str, type]) -> Any:
@@ -174,9 +190,11 @@ def _evaluated_often(original: Any, algorithms: Mapping[str, type]) -> Any:
 
     @wraps(original)
     def create(self: Any) -> None:
-        said = any(word.startswith("--eval-f") for word in sys.argv)
+        said = going_on.is_going_on() or any(word.startswith("--eval-f") for word in sys.argv)
         if self.algo in algorithms and self.eval_freq > 0 and not said:
             self.eval_freq = max(1, min(self.eval_freq, self.n_timesteps // LEAST_EVALUATIONS))
+            # In args.yml, for a training that goes on.
+            self.args.eval_freq = self.eval_freq
         original(self)
 
     return create

@@ -11,9 +11,10 @@ import gymnasium as gym
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_plus.envs.vec import WorkerVecEnv, make_envpool_vec, make_gymnasium_vec
+from sb3_trpo_plus.zoo.errors import SettingsError
 
 
-class VecEnvError(ValueError):
+class VecEnvError(SettingsError):
     """``--vec-env`` asks for what can't be had; the message says why, and what to do."""
 
 

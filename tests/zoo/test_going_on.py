@@ -56,15 +56,15 @@ def results_of(folder: Path) -> dict[str, Any]:
 
 
 def test_signal_and_resume(home: Path) -> None:
-    """SIGTERM, then ``--resume``: the same agent, episodes and evaluations as of a training that nothing stopped."""
+    """SIGTERM, then the printed command: the same agent, episodes and evaluations as of a training that nothing stopped."""
     status, printed = stopped("stopped", home, signal.SIGTERM)
     assert status == 128 + signal.SIGTERM
     assert "Stopping after this update. Once more stops at once." in printed
     assert printed.splitlines()[-1].startswith("Stopped after ")
-    assert printed.splitlines()[-1].endswith("--log-folder stopped --resume")
+    assert printed.splitlines()[-1].endswith(f"Go on: sb3-trpo-plus train --resume stopped/{RUN}")
     before = {name: (home / "stopped" / RUN / "Pendulum-v1" / name).read_bytes() for name in ("args.yml", "command.txt")}
 
-    printed = run(*train("stopped", "--resume"), cwd=home)
+    printed = run(*OURSELVES, *printed.split("sb3-trpo-plus ")[-1].split(), cwd=home)
     assert f"Going on with stopped/{RUN}, after " in printed
     run(*train("whole"), cwd=home)
     models = [TRPO.load(home / folder / RUN / "Pendulum-v1.zip") for folder in ("stopped", "whole")]
@@ -83,6 +83,6 @@ def test_second_signal_stops_at_once(home: Path) -> None:
 
 
 def test_nothing_to_resume(home: Path) -> None:
-    assert "There is no checkpoints/checkpoint_*_steps.zip of trpo on Pendulum-v1 in nowhere: train first" in run(
+    assert "There is no run of trpo on Pendulum-v1 in nowhere: train first" in run(
         *train("nowhere", "--resume"), cwd=home, fails=True
     )
