@@ -19,7 +19,7 @@ from sb3_trpo_plus.rollouts.noise import noisy_actions
 Array = npt.NDArray[Any]
 Observations = Array | dict[str, Array]
 Layer = Callable[[Array], Array]
-# Multiplications in a layer above which torch is the faster, in spite of its overhead.
+# Multiplications in the largest layer above which torch is the faster, in spite of its overhead and of what follows.
 SMALL = 2**17
 
 
@@ -40,8 +40,10 @@ class FastActor:
     def __init__(self, frozen: FrozenPolicy, n_envs: int) -> None:
         self.policy, self.distribution = frozen.policy, frozen.policy.action_dist
         self.is_gsde = isinstance(self.distribution, StateDependentNoiseDistribution)
-        self.hidden = [_layer(module, n_envs) for module in frozen.actor.hidden]
-        self.head = _layer(frozen.actor.head, n_envs)
+        weights = [module.weight for module in (*frozen.actor.hidden, frozen.actor.head) if isinstance(module, FrozenLinear)]
+        is_small = n_envs * max(weight.numel() for weight in weights) <= SMALL
+        self.hidden = [_layer(module, is_small) for module in frozen.actor.hidden]
+        self.head = _layer(frozen.actor.head, is_small)
         self.dtype: Any = np.dtype(str(frozen.actor.head.weight.dtype).removeprefix("torch."))
         is_gaussian = isinstance(self.distribution, DiagGaussianDistribution)
         self.std = frozen.log_std.exp().numpy() if is_gaussian and frozen.log_std is not None else None
@@ -106,20 +108,21 @@ class FastActor:
         return noise
 
 
-def _layer(module: FrozenLinear | nn.Module, n_envs: int) -> Layer:
+def _layer(module: FrozenLinear | nn.Module, is_small: bool) -> Layer:
     if not isinstance(module, FrozenLinear):
         return _in_place(module)
     torch_weight, torch_bias = module.weight, module.bias
-    bias = torch_bias.numpy()
-    # Transposed and C-contiguous, for which einsum is fastest.
-    weight = np.array(torch_weight.numpy().T, order="C")
-    if n_envs * weight.size > SMALL:
+    if not is_small:
 
         def large(inputs: Array) -> Array:
             output: Array = th.addmm(torch_bias, th.from_numpy(inputs), torch_weight.t()).numpy()
             return output
 
         return large
+
+    bias = torch_bias.numpy()
+    # Transposed and C-contiguous, for which einsum is fastest.
+    weight = np.array(torch_weight.numpy().T, order="C")
 
     def small(inputs: Array) -> Array:
         # einsum instead of matmul, which calls BLAS: its AVX-512 instructions lower the clock of many processors for about a

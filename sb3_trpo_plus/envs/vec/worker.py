@@ -27,6 +27,8 @@ Env = gym.Env[Any, Any]
 EnvFn = Callable[[], Env]
 # The request for a step with the actions in shared memory; all others are a name of a method of Chunk, and its arguments.
 STEP = b"step"
+# How long a worker looks for the next request before it sleeps, in seconds.
+AWAKE = 3e-4
 # How long it may take to close the environments, in seconds.
 PATIENCE = 10.0
 
@@ -198,6 +200,19 @@ def _answer(chunk: Chunk, request: bytes) -> bytes:
         return pickle.dumps(Failure.of(error, None if chunk.at is None else chunk.first + chunk.at))
 
 
+def _await(connection: Connection) -> None:
+    """
+    Wait a while for a request, awake.
+
+    The next step mostly comes within this time, and to be woken takes a process 0.06 ms, and longer on a virtual machine: this
+    makes the rollouts of 32 HalfCheetahs in two processes on two cores a tenth shorter.
+    """
+    poll, until = select.poll(), time.perf_counter() + AWAKE
+    poll.register(connection.fileno(), select.POLLIN)
+    while not poll.poll(0) and time.perf_counter() < until:
+        pass
+
+
 def _end_after(connection: int) -> None:
     """End this process a while after the main process has hung up: an environment may hang, or take for ever to close."""
     poll = select.poll()
@@ -234,6 +249,7 @@ def work(connection: Connection, others: Sequence[Connection], env_fns: bytes | 
         chunk.share(Shared(layout, file))
         os.close(file)
         while True:
+            _await(connection)
             connection.send_bytes(_answer(chunk, connection.recv_bytes()))
     except (EOFError, ConnectionError):
         pass
