@@ -1,10 +1,9 @@
 """When the critic's fit goes on beside the next rollout."""
 
-import os
-
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
+from sb3_trpo_plus.envs.cores import n_cores
 from sb3_trpo_plus.envs.vec_states import wrappers_of
 from sb3_trpo_plus.rollouts.callbacks import runs_known_code_alone
 
@@ -21,9 +20,4 @@ def has_time_beside(env: VecEnv, callback: BaseCallback) -> bool:
     base = env.unwrapped
     is_free = isinstance(base, SubprocVecEnv) or bool(getattr(base, "leaves_interpreter_free", False))
     are_known = all(type(wrapper).__module__.startswith("stable_baselines3.") for wrapper in wrappers_of(env))
-    return is_free and are_known and _n_cores() > 1 and runs_known_code_alone(callback)
-
-
-def _n_cores() -> int:
-    """How many this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return is_free and are_known and n_cores() > 1 and runs_known_code_alone(callback)

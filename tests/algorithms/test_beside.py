@@ -44,7 +44,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(PlainFit, "run", slow)
     monkeypatch.setattr(PlainFit, "write_back", watched)
-    monkeypatch.setattr(beside, "_n_cores", lambda: 2)
+    monkeypatch.setattr(beside, "n_cores", lambda: 2)
     return told
 
 
@@ -184,7 +184,7 @@ def test_code_of_users_never_meets_a_fit_that_goes_on(
 
 
 def test_a_single_core_fits_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beside, "_n_cores", lambda: 1)
+    monkeypatch.setattr(beside, "n_cores", lambda: 1)
     monkeypatch.setattr(TRPO, "_start_fit_beside", lambda *_: pytest.fail("started"))
     train(TRPO, False)
 

@@ -1,7 +1,6 @@
 """EnvPool's environments, stepped by threads in C++, as an SB3 ``VecEnv``."""
 
 import difflib
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs
 
+from sb3_trpo_plus.envs.cores import n_cores
 from sb3_trpo_plus.envs.vec.arrays import ArrayInfos, ArrayVecEnv, Endings, Step, info_at, own, put_rows, rows
 
 # Families of environments for which the limit on steps is nothing but that. In others rewards or observations depend on it.
@@ -75,7 +75,7 @@ class EnvPoolVecEnv(ArrayVecEnv):
             kwargs["max_episode_steps"] = max_episode_steps
         if task_id in WITH_CONTACTS:
             kwargs.setdefault("post_constraint", True)
-        threads = min(num_envs, _cores()) if num_threads is None else num_threads
+        threads = min(num_envs, n_cores()) if num_threads is None else num_threads
         self._make = envpool.make_gymnasium
         self._arguments = {"task_id": task_id, "num_envs": num_envs, "num_threads": threads, **kwargs}
         try:
@@ -191,11 +191,6 @@ def _check_task(envpool: ModuleType, task_id: str) -> None:
         near = difflib.get_close_matches(task_id, known, n=5)
         advice = f"near it are {', '.join(near)}" if near else "envpool.list_all_envs() has those that there are"
         raise ValueError(f"task_id: EnvPool has no environment {task_id!r}; {advice}")
-
-
-def _cores() -> int:
-    """That the process may use, of which there may be fewer than EnvPool would count."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

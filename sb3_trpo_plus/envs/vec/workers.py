@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs
 
+from sb3_trpo_plus.envs.cores import n_cores
 from sb3_trpo_plus.envs.vec.infos import Info, Infos
 from sb3_trpo_plus.envs.vec.packing import unpack
 from sb3_trpo_plus.envs.vec.process import WorkerProcess, end
@@ -62,7 +63,7 @@ class WorkerVecEnv(VecEnv):
             raise ValueError(f"timeout must be a positive number of seconds, or None for no limit, not {timeout}")
         if not hasattr(socket, "AF_UNIX"):
             raise OSError("WorkerVecEnv shares memory in a way that Windows lacks: use SB3's SubprocVecEnv there")
-        n_workers = min(_cores() if n_workers is None else n_workers, n_envs)
+        n_workers = min(n_cores() if n_workers is None else n_workers, n_envs)
         if start_method is None:
             start_method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         bounds = [number * n_envs // n_workers for number in range(n_workers + 1)]
@@ -233,11 +234,6 @@ def _request(method: str, *args: Any) -> bytes:
 
 def _is_like(value: Any, array: Array) -> bool:
     return type(value) is np.ndarray and (value.dtype, value.shape) == (array.dtype, array.shape)
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _render(env: Env) -> Any:
