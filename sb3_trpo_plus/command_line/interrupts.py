@@ -32,7 +32,11 @@ def ended_in_a_line() -> Iterator[None]:
         signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException as end:
+        # What is interrupted while it is imported may be said to be not installed.
+        is_deliberate = isinstance(end, SystemExit) and not isinstance(end.code, str)
+        if not isinstance(end, KeyboardInterrupt) and (is_deliberate or not _came):
+            raise
         print("\nStopped", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     finally:

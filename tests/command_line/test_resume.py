@@ -46,6 +46,10 @@ class Activation(nn.Tanh):
 class Bell(CartPoleEnv):
     def __init__(self, **kwargs):
         ring("making")
+        try:
+            ring("library")
+        except KeyboardInterrupt as interrupt:
+            raise gym.error.DependencyNotInstalled("Something is not installed") from interrupt
         super().__init__(**kwargs)
 
     def reset(self, **kwargs):
@@ -227,10 +231,10 @@ def test_run_without_a_checkpoint(command: Command, tmp_path: Path) -> None:
     assert "logs/trpo/Bell-v0_2 is finished" in command("train", "--env", "Bell-v0", "--resume")
 
 
-@pytest.mark.parametrize("moment", ["import", "making", "destructor"])
+@pytest.mark.parametrize("moment", ["import", "making", "library", "destructor"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupt_before_the_first_step(moment: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one that Python drops, since it comes in a destructor."""
+    """Also one that Python drops, since it comes in a destructor, and one that a library takes for something else."""
     monkeypatch.setenv("RING", moment)
     printed = command("train", *BELL_ARGUMENTS, "-params", *SHORT, status=128 + signal.SIGINT)
     assert printed.splitlines()[-1] == "Stopped"
