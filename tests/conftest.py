@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
+from sb3_trpo_plus.files import own
 from tests.command_line.commands import OURSELVES, run
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -62,6 +63,11 @@ class DoubleExtractor(FlattenExtractor):
 
 def random_env(action_space: str = "box", observation_space: spaces.Space[Any] | None = None) -> RandomEnv:
     return RandomEnv(observation_space or spaces.Box(-2.0, 2.0, (4,)), ACTION_SPACES[action_space])
+
+
+def forget_what_was_saved() -> None:
+    """As if the files of this process were another's: it may load what it has itself saved as it is."""
+    own._written.clear()
 
 
 def collect(model: Any, timesteps: int | None = None) -> Any:

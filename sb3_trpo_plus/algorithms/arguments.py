@@ -124,6 +124,23 @@ def scheduled(name: str, value: Any, remaining: float, allowed: Range) -> float:
     return number
 
 
+def constant(name: str, value: Any, allowed: Range) -> Any:
+    """
+    The value of an argument that may be a schedule, and is none.
+
+    :param name: of the argument, for the message
+    :param value: as it was given
+    :param allowed: what the number may be
+    :raises ValueError: it is something else, or not finite
+    """
+    words = allowed.words
+    if not isinstance(_as_python(value), Real):
+        words += ", or a function of the remaining progress, which goes from 1 to 0"
+    if isinstance(value, str) and value.startswith("lin_"):
+        words += ". RL Zoo's 'lin_0.001' is LinearSchedule(0.001, 0.0, 1.0) of stable_baselines3.common.utils"
+    return checked(name, value, allowed._replace(words=words))
+
+
 def check_for_sb3(policy: Any, env: Any, verbose: Any, device: Any) -> None:
     """
     Check what SB3's constructor does not survive long enough for the other checks.

@@ -6,6 +6,7 @@ import math
 import pathlib
 import warnings
 from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -37,6 +38,7 @@ from sb3_trpo_plus.algorithms.arguments import (
     check_names,
     check_parameters,
     checked,
+    constant,
     names_of,
     one_of,
     or_none,
@@ -51,7 +53,8 @@ from sb3_trpo_plus.critic.plain_fit import PlainFit
 from sb3_trpo_plus.files.archive import find, name_of
 from sb3_trpo_plus.files.atomic import path_to_write, write_whole
 from sb3_trpo_plus.files.errors import ModelFileError
-from sb3_trpo_plus.files.models import read_model, read_parameters
+from sb3_trpo_plus.files.models import named, read_model, read_parameters
+from sb3_trpo_plus.files.own import note_saved
 from sb3_trpo_plus.files.rebuild import OPTIMISER_CLASSES
 from sb3_trpo_plus.files.weights import check_optimiser, without_overshoot
 from sb3_trpo_plus.policies.actor import hold_actor, refresh_running_statistics
@@ -346,7 +349,7 @@ class KLControlled(Resumable):
             if callable(value):
                 scheduled(name, value, remaining, allowed)
             else:
-                setattr(self, name, checked(name, value, POSITIVE if name == "target_kl" else allowed))
+                setattr(self, name, constant(name, value, POSITIVE if name == "target_kl" else allowed))
 
         rollout_size = self.n_steps * self.n_envs
         samples = math.ceil(rollout_size / self.sub_sampling_factor)
@@ -403,8 +406,10 @@ class KLControlled(Resumable):
         :raises ValueError: a name is unknown or missing, or a number is not finite
         """
         parameters = load_path_or_dict
+        whose: AbstractContextManager[None] = nullcontext()
         if not isinstance(parameters, dict):
-            parameters = read_parameters(find(parameters), type(self))
+            path = find(parameters)
+            parameters, whose = read_parameters(path, type(self)), named(path)
         check_parameters(parameters)
         optimiser = self.policy.optimizer
         state: Any = parameters.get("policy.optimizer")
@@ -415,7 +420,8 @@ class KLControlled(Resumable):
         has_state = isinstance(state, dict) and {"state", "param_groups"} <= state.keys()
         if has_state and type(optimiser) in OPTIMISER_CLASSES and len(optimiser.param_groups) == 1:
             shapes = [tuple(parameter.shape) for parameter in optimiser.param_groups[0]["params"]]
-            check_optimiser(state, optimiser, shapes)
+            with whose:
+                check_optimiser(state, optimiser, shapes)
         before: Any = copy.deepcopy(self.get_parameters())
         try:
             super().set_parameters(parameters, exact_match, device)
@@ -444,9 +450,11 @@ class KLControlled(Resumable):
         data.
 
         :param safe_globals: classes and functions of yours that the file may name, make and call: a policy, a features
-            extractor, a schedule. The file decides what they are called with
+            extractor, a schedule. The file decides what they are called with. Where it says ``__main__``, the name is enough;
+            files that this very process has saved need none
         :param trust: whether to unpickle whatever the file has, as SB3 does, which may run any code
         :return: a new model
+        :raises TypeError: ``safe_globals`` is no list of classes and functions, or ``trust`` no truth value
         :raises FileNotFoundError: there is no such file
         :raises UnsafeFileError: the file has something that is not data, or needs code that is not listed
         :raises ModelFileError: the file is damaged, was saved by another algorithm, or has values of the wrong kind
@@ -489,6 +497,8 @@ class KLControlled(Resumable):
                 f"{type(self).__name__}.save: the attribute {name}, a {type(getattr(self, name)).__name__}, can't be saved "
                 f"({error}). Leave it out, with save(..., exclude=[{name!r}]), or remove it from the model"
             ) from error
+        if isinstance(stream, io.BytesIO):
+            note_saved(stream)
         if isinstance(path, (str, pathlib.Path)) and isinstance(stream, io.BytesIO):
             write_whole(path_to_write(path, "zip"), stream.getbuffer())
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 
 from stable_baselines3.common.save_util import open_path
 
+from sb3_trpo_plus.files.checkpoint import MODEL, PROGRESS
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from sb3_trpo_plus.files.words import one_line
 
@@ -21,6 +22,8 @@ MOST_BYTES_OF_ZEROS = 2**20
 MOST_BYTES = 2**33
 MOST_MEMBERS = 10_000
 STEP = 2**16
+# What tells a checkpoint, by its members.
+CHECKPOINTS = {MODEL, PROGRESS}
 
 
 def name_of(path: ModelFile) -> str:
@@ -30,7 +33,7 @@ def name_of(path: ModelFile) -> str:
 
 def find(path: ModelFile) -> ModelFile:
     """The zip that a path without ``.zip`` means, also if there is a folder of the same name, as RL Zoo makes one."""
-    if isinstance(path, (str, pathlib.Path)) and pathlib.Path(path).is_dir() and pathlib.Path(f"{path}.zip").is_file():
+    if isinstance(path, (str, pathlib.Path)) and not pathlib.Path(path).is_file() and pathlib.Path(f"{path}.zip").is_file():
         return pathlib.Path(f"{path}.zip")
     return path
 
@@ -45,7 +48,7 @@ def read_model_archive(path: ModelFile, wanted: Callable[[str], bool], needed: s
     :return: the wanted members by name
     :raises FileNotFoundError: there is no such file
     :raises UnsafeFileError: it has two members of a name, an encrypted one, or one that inflates without end
-    :raises ModelFileError: it is cut off or damaged, or lacks a needed member
+    :raises ModelFileError: it is cut off or damaged, lacks a needed member, or is a checkpoint
     """
     try:
         file = open_path(path, "r", suffix="zip")
@@ -56,6 +59,8 @@ def read_model_archive(path: ModelFile, wanted: Callable[[str], bool], needed: s
         return members(file, wanted, needed)
     except UnsafeFileError as error:
         raise UnsafeFileError(f"{name_of(path)} is refused: {one_line(str(error), 1000)}") from error
+    except ModelFileError as error:
+        raise ModelFileError(f"{name_of(path)} {error}") from error
     except DAMAGES as error:
         words = f"({one_line(str(error))}): it was cut off, damaged or is something else, get it again"
         raise ModelFileError(f"{name_of(path)} is not a whole saved model {words}") from error
@@ -83,6 +88,11 @@ def members(file: io.BufferedIOBase, wanted: Callable[[str], bool], needed: set[
         if twice:
             raise UnsafeFileError(f"it has two members with the name {min(twice)!r}, and readers differ in which they take")
         lacking = needed - set(names)
+        if lacking and set(names) >= CHECKPOINTS:
+            raise ModelFileError(
+                "is a checkpoint of a training, which holds more than a model: go on with it by resume(path, env) of its "
+                "algorithm, TRPO.resume(path, env), say"
+            )
         if lacking:
             raise zipfile.BadZipFile(f"it has no {' and no '.join(sorted(lacking))}")
         infos = [info for info in infos if wanted(info.filename)]

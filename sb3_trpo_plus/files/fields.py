@@ -46,6 +46,11 @@ class Allowed:
         self.classes = tuple(classes)
         self.policies = (*POLICIES, *algorithm.policy_aliases.values())
 
+    def bring(self, value: Any) -> None:
+        """Take the classes and functions in an attribute that this process has itself saved for the caller's."""
+        parts = value.values() if isinstance(value, dict) else [value]
+        self.classes += tuple(part for part in parts if callable(part))
+
     def is_class(self, value: Any, known: Collection[type], base: type) -> bool:
         """Whether a value is one of these classes, or one of the caller's that is derived from the base."""
         is_theirs = self.brings(value) and isinstance(value, type) and issubclass(value, base)

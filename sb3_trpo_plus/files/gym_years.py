@@ -8,8 +8,15 @@ import numpy as np
 
 from sb3_trpo_plus.files.errors import UnsafeFileError
 from sb3_trpo_plus.files.rebuild import rebuilt
+from sb3_trpo_plus.files.words import shown
 
 NUMPY_CORE = "numpy._core" if int(np.__version__.split(".")[0]) >= 2 else "numpy.core"
+
+
+def check_trust(trust: Any) -> None:
+    """:raises TypeError: it is neither True nor False, and might be meant as either"""
+    if not isinstance(trust, bool):
+        raise TypeError(f"trust must be True or False, but it is {shown(trust)}")
 
 
 def unpickle(pickled: bytes) -> Any:

@@ -2,19 +2,20 @@
 
 import io
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_plus.files.archive import DAMAGES, ModelFile, members, read_model_archive
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from sb3_trpo_plus.files.models import json_of, named, pickle_in, told
-from sb3_trpo_plus.files.pickles import names_in, read
-from sb3_trpo_plus.files.rebuild import Rebuilding, is_schedule
-from sb3_trpo_plus.files.tensors import read_tensors
+from sb3_trpo_plus.files.pickles import read
+from sb3_trpo_plus.files.rebuild import MAKERS, NAMEABLE, Rebuilding, is_schedule, names_told, path_of
+from sb3_trpo_plus.files.tensors import STORAGES, read_tensors
 from sb3_trpo_plus.files.words import one_line, shown
 
 
@@ -28,7 +29,7 @@ class Inspection:
     :param sizes: bytes of each member, by name
     :param attributes: a line for each attribute, by name
     :param shapes: of the policy's parameters, by name
-    :param names: all that its pickles name, by attribute or member
+    :param names: all that its pickles name or bring the code of, by attribute or member
     """
 
     told_by: str | None
@@ -37,6 +38,31 @@ class Inspection:
     attributes: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     names: dict[str, list[str]]
+
+
+# What files name of NumPy, torch and SB3 beside what is read: generators, which are left out, and tensors.
+_HARMLESS = {
+    "numpy.ndarray",
+    "numpy.random._mt19937.MT19937",
+    "numpy.random._pcg64.PCG64",
+    "numpy.random._pickle.__bit_generator_ctor",
+    "numpy.random.bit_generator.SeedSequence",
+    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_tensor_v2",
+    *(f"torch.{name}" for name in STORAGES),
+    path_of(VecNormalize),
+}
+
+
+def beyond_the_lists(names: Iterable[str]) -> list[str]:
+    """
+    Those names in a file's pickles that no model needs: what other readers of pickles would import, and may call.
+
+    :param names: of an :class:`Inspection`, or of :func:`~sb3_trpo_plus.files.statistics.names_in_statistics`
+    :return: each once
+    """
+    return sorted(set(names) - MAKERS.keys() - NAMEABLE.keys() - _HARMLESS)
 
 
 def inspect_model(path: ModelFile) -> Inspection:
@@ -60,7 +86,7 @@ def inspect_model(path: ModelFile) -> Inspection:
         {one_line(name): len(member) for name, member in parts.items()},
         {one_line(name): described.get(name) or shown(value) for name, value in data.items()},
         _shapes(parts.get("policy.pth", b"")),
-        {one_line(name): sorted({one_line(str(one)) for one in names_in(tree)}) for name, tree in trees.items()},
+        {one_line(name): names_told(tree) for name, tree in trees.items()},
     )
 
 

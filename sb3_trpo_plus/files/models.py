@@ -12,10 +12,10 @@ import io
 import json
 import warnings
 import zipfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -23,9 +23,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_trpo_plus.files.archive import ModelFile, name_of, read_model_archive
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from sb3_trpo_plus.files.fields import KINDS, Allowed, check_field, check_observations, check_sizes
-from sb3_trpo_plus.files.gym_years import unpickle
+from sb3_trpo_plus.files.gym_years import check_trust, unpickle
+from sb3_trpo_plus.files.own import is_own
 from sb3_trpo_plus.files.pickles import read
-from sb3_trpo_plus.files.rebuild import MOST_NODES, Rebuilding
+from sb3_trpo_plus.files.rebuild import MOST_NODES, Rebuilding, path_of
 from sb3_trpo_plus.files.weights import check_weights, read_state_dicts, state_in
 from sb3_trpo_plus.files.words import one_line, shown
 
@@ -75,10 +76,12 @@ def read_model(
     :param replaced: objects that replace those of the same name in the file, which are then not read
     :param safe_globals: classes and functions that the file may name, make and call, beside the listed ones
     :param trust: whether to unpickle whatever the file has, which may run any code
+    :raises TypeError: ``safe_globals`` or ``trust`` is of another kind
     :raises FileNotFoundError: there is no such file
     :raises UnsafeFileError: it has something that is not data, or that needs code which is not listed
     :raises ModelFileError: it is damaged, was saved by another algorithm, or has a value of the wrong kind
     """
+    given = _checked(safe_globals, trust)
     names, variable_names = _torch_names(algorithm)
     members = {
         "data",
@@ -94,9 +97,10 @@ def read_model(
         lacking = [f"{name}.pth" for name in names if f"{name}.pth" not in parts]
         if lacking:
             raise ModelFileError(f"it is not a whole saved model, it has no {' and no '.join(lacking)}: get it again")
-        allowed = Allowed(_checked(safe_globals), algorithm)
+        allowed = Allowed(given, algorithm)
         rebuilding = Rebuilding(allowed.classes)
         objects: dict[str, Any] = {"lr_schedule": None, **replaced}
+        obstacles: dict[str, ModelFileError] = {}
         for name, value in data.items():
             if name in objects or not (trust or _is_kept(name, algorithm)):
                 continue
@@ -104,12 +108,14 @@ def read_model(
                 objects[name] = _trusted(name, value) if trust else _read(name, value, allowed, rebuilding)
             except ModelFileError as error:
                 if trust or name in KINDS - MADE_ANEW:
-                    raise
-                warnings.warn(
-                    f"{name_of(path)}: an attribute that can be done without is left out, {one_line(str(error), 1000)}"
-                )
+                    obstacles[name] = error
+                    continue
+                words = one_line(str(_of_all({name: error}, allowed)), 1000)
+                warnings.warn(f"{name_of(path)}: an attribute that can be done without is left out, {words}")
                 if name in MADE_ANEW:
                     objects[name] = None
+        if obstacles:
+            raise _of_all(obstacles, allowed)
         tensors = read_state_dicts(parts, names)
         variables = state_in("pytorch_variables.pth", parts["pytorch_variables.pth"]) if variable_names else None
         if not trust:
@@ -143,25 +149,32 @@ def named(path: ModelFile) -> Iterator[None]:
     try:
         yield
     except UnsafeFileError as error:
-        raise UnsafeFileError(f"{name_of(path)} is refused: {one_line(str(error), 1000)}") from error
+        found, ways = one_line(error.found, 1000), one_line(error.ways, 1000)
+        raise UnsafeFileError(f"{name_of(path)} is refused: {found}", ways) from error
     except ModelFileError as error:
-        raise ModelFileError(f"{name_of(path)}: {one_line(str(error), 1000)}") from error
+        found, ways = one_line(error.found, 1000), one_line(error.ways, 1000)
+        raise ModelFileError(f"{name_of(path)}: {found}", ways) from error
     except RecursionError as error:
         raise UnsafeFileError(f"{name_of(path)} is refused: it is nested too deep") from error
     except MemoryError as error:
         raise UnsafeFileError(f"{name_of(path)} is refused: it takes more memory than there is") from error
 
 
-def _checked(safe_globals: Any) -> tuple[Any, ...]:
-    try:
-        given = tuple(safe_globals)
-    except TypeError:
-        given = (None,)
-    wrong = [one for one in given if not (hasattr(one, "__module__") and hasattr(one, "__qualname__"))]
-    if wrong or isinstance(safe_globals, str):
-        found = type(safe_globals).__name__ if given == (None,) else shown(wrong)
-        raise TypeError(f"safe_globals must be a list of classes and functions, such as [MyExtractor], but it has {found}")
+def _checked(safe_globals: Any, trust: Any) -> tuple[Any, ...]:
+    words = "safe_globals must be a list of classes and functions, such as [MyExtractor], but it"
+    if isinstance(safe_globals, str) or not isinstance(safe_globals, Iterable):
+        raise TypeError(f"{words} is {_path_of(safe_globals) or shown(safe_globals)}")
+    given = tuple(safe_globals)
+    wrong = [one for one in given if _path_of(one) is None]
+    if wrong:
+        raise TypeError(f"{words} has {shown(wrong)}")
+    check_trust(trust)
     return given
+
+
+def _path_of(value: Any) -> str | None:
+    """The name of a class or a function; None for anything else."""
+    return path_of(value) if hasattr(value, "__module__") and hasattr(value, "__qualname__") else None
 
 
 def _torch_names(algorithm: type[BaseAlgorithm]) -> tuple[list[str], list[str]]:
@@ -246,23 +259,20 @@ def _read(name: str, value: Any, allowed: Allowed, rebuilding: Rebuilding) -> An
     """The attribute that a part of ``data`` describes, checked."""
     try:
         pickled = pickle_in(value)
-        if pickled is not None:
-            value = rebuilding.of(read(pickled))
+        read_value = value if pickled is None else rebuilding.of(read(pickled))
     except UnsafeFileError as error:
-        _refuse(name, error)
+        if name not in MADE_ANEW and is_own(name, value):
+            # Else its class is gone, and needed as the file of anyone else would need it.
+            with suppress(ModelFileError):
+                made = _trusted(name, value)
+                allowed.bring(made)
+                return made
+        raise UnsafeFileError(f"its {name} needs {error}") from error
     try:
-        check_field(name, value, allowed)
+        check_field(name, read_value, allowed)
     except ModelFileError as error:
-        raise ModelFileError(f"its {name} {error}. Pass another one: custom_objects={{{name!r}: ...}}") from error
-    return value
-
-
-def _refuse(name: str, error: Exception) -> NoReturn:
-    raise UnsafeFileError(
-        f"its {name} needs {error}. Pass custom_objects={{{name!r}: ...}} to put something else in its place; or "
-        "safe_globals=[...] with the class or function that it needs, if you have it; or trust=True to run whatever the file "
-        "asks for, if you trust those who made it"
-    ) from error
+        raise ModelFileError(f"its {name} {error}") from error
+    return read_value
 
 
 def _trusted(name: str, value: Any) -> Any:
@@ -270,8 +280,23 @@ def _trusted(name: str, value: Any) -> Any:
         pickled = pickle_in(value)
         return value if pickled is None else unpickle(pickled)
     except Exception as error:
-        instead = f"Pass another one: custom_objects={{{name!r}: ...}}"
-        raise ModelFileError(f"its {name} ({value.get(':type:')}) can't be read here ({error}). {instead}") from error
+        raise ModelFileError(f"its {name} ({value.get(':type:')}) can't be read here ({error})") from error
+
+
+def _of_all(obstacles: dict[str, ModelFileError], allowed: Allowed) -> ModelFileError:
+    """One error for what is wrong with several attributes, with what to do about it."""
+    found = "; ".join(str(error) for error in obstacles.values())
+    instead = "custom_objects={" + ", ".join(f"{name!r}: ..." for name in obstacles) + "}"
+    if not any(isinstance(error, UnsafeFileError) for error in obstacles.values()):
+        return ModelFileError(found, f"Pass {'another one' if len(obstacles) == 1 else 'others'}: {instead}")
+    names = ", ".join(one_line(path) for path in map(_path_of, allowed.classes) if path)
+    given = f" (you gave {names})" if names else ""
+    return UnsafeFileError(
+        found,
+        f"Pass {instead} to put something else in its place; or safe_globals=[...] with the classes and functions that it "
+        f"needs, by those names, if you have them{given}; or trust=True to run whatever the file asks for, if you trust those "
+        "who made it",
+    )
 
 
 def _clean_archive(

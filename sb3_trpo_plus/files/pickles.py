@@ -75,9 +75,9 @@ def read(pickled: bytes) -> Any:
     return result
 
 
-def names_in(tree: Any) -> Iterator[Named]:
+def names_in(tree: Any) -> Iterator[Named | Made]:
     """
-    All that a pickle names, each once.
+    All that a pickle names, each once, and all that it would make.
 
     :param tree: from :func:`read`
     """
@@ -93,6 +93,7 @@ def names_in(tree: Any) -> Iterator[Named]:
         elif isinstance(node, (list, tuple, dict, Made, Kept)) and id(node) not in seen:
             seen.add(id(node))
             if isinstance(node, Made):
+                yield node
                 pending += [node.function, node.arguments, node.state, node.elements, node.items]
             elif isinstance(node, Kept):
                 pending.append(node.identifier)

@@ -22,13 +22,16 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from sb3_trpo_plus.files.errors import UnsafeFileError
 from sb3_trpo_plus.files.former_schedules import former_schedule, is_function, name_of_function
 from sb3_trpo_plus.files.numbers import is_number
-from sb3_trpo_plus.files.pickles import DEEPEST, Made, Named, read
+from sb3_trpo_plus.files.pickles import DEEPEST, Made, Named, names_in, read
 from sb3_trpo_plus.files.words import one_line, shown
 
 # Of all that is rebuilt of one file: a tree whose parts refer to each other can be far larger written out than in the file.
 MOST_NODES = 500_000
 MOST_BYTES = 2**31
 LARGEST_DIMENSION = 2**31
+# Of what a file needs, in one message.
+MOST_TOLD = 5
+MAIN = "__main__"
 
 ACTIVATIONS = (
     "CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "LogSoftmax",
@@ -68,6 +71,18 @@ NAMEABLE: dict[str, Any] = {
 Maker = Callable[["Rebuilding", Made], Any]
 
 
+class NotListedError(UnsafeFileError):
+    """
+    A file needs what is neither on the lists nor the caller's.
+
+    :param needs: in words, each
+    """
+
+    def __init__(self, *needs: str) -> None:
+        super().__init__(", and ".join(needs))
+        self.needs = needs
+
+
 class LeftOut:
     """In the place of what is not kept, such as random generators."""
 
@@ -76,12 +91,17 @@ class Rebuilding:
     """
     The trees of one file that become objects, within limits for all of them together.
 
-    :param allowed: classes and functions of the caller's that the file may name, make and call, beside those of this module
+    :param allowed: classes and functions of the caller's that the file may name, make and call, beside those of this module;
+        where the file says ``__main__``, which is whatever script its author ran, those of any module that have the name
     :param makers: further things that may be made, by the names under which pickle writes them
     """
 
     def __init__(self, allowed: Iterable[Any] = (), makers: Mapping[str, Maker] | None = None) -> None:
-        self.allowed = {path: one for one in allowed for path in (path_of(one), f"{one.__module__}.{one.__name__}")}
+        self.allowed: dict[str, dict[int, Any]] = {}
+        for one in allowed:
+            for name in {one.__qualname__, one.__name__}:
+                for module in {one.__module__, MAIN}:
+                    self.allowed.setdefault(f"{module}.{name}", {})[id(one)] = one
         self.makers = {**MAKERS, **(makers or {})}
         self.made: dict[int, tuple[Made, Any]] = {}
         self.nodes = 0
@@ -111,16 +131,36 @@ class Rebuilding:
             self.count(len(tree))
             return tree
         if isinstance(tree, list):
-            return [self.of(part) for part in tree]
+            return self._all(tree)
         if isinstance(tree, tuple):
-            return tuple(self.of(part) for part in tree)
+            return tuple(self._all(tree))
         if isinstance(tree, dict):
-            return {key: self.of(value) for key, value in tree.items()}
+            return dict(zip(tree, self._all(tree.values()), strict=True))
         if isinstance(tree, Named):
             return self._named(tree)
         if isinstance(tree, Made):
             return self._made_once(tree)
         raise UnsafeFileError("a reference to something outside of its pickle")
+
+    def _all(self, parts: Iterable[Any]) -> list[Any]:
+        """The objects; what several of them need is told at once."""
+        found, needs = [], dict[str, None]()
+        for part in parts:
+            try:
+                found.append(self.of(part))
+            except NotListedError as error:
+                needs.update(dict.fromkeys(error.needs))
+                if len(needs) >= MOST_TOLD:
+                    break
+        if needs:
+            raise NotListedError(*list(needs)[:MOST_TOLD])
+        return found
+
+    def _of_the_callers(self, path: str) -> Any:
+        """The one class or function of the caller's that a file's name means; None if it is none, or not one alone."""
+        found = list(self.allowed.get(path, {}).values())
+        exact = [one for one in found if path in (path_of(one), f"{one.__module__}.{one.__name__}")] or found
+        return exact[0] if len(exact) == 1 else None
 
     def count(self, size: int) -> None:
         """Bytes that are about to be copied."""
@@ -137,23 +177,26 @@ class Rebuilding:
 
     def _named(self, named: Named) -> Any:
         path = str(named)
-        if path in self.allowed:
-            return self.allowed[path]
+        theirs = self._of_the_callers(path)
+        if theirs is not None:
+            return theirs
         if path in NAMEABLE:
             return NAMEABLE[path]
-        raise UnsafeFileError(f"{shown(named)}, which is not on the list of what a file may name")
+        raise NotListedError(f"{shown(named)}, which is not on the list of what a file may name")
 
     def _made(self, made: Made) -> Any:
         if is_function(made):
             return self._function(made)
         brought = class_brought_along(made)
-        if brought in self.allowed:
-            return self.allowed[brought]
         if brought is not None:
-            raise UnsafeFileError(f"{one_line(brought)}, a class that the file brings its own code for")
+            theirs = self._of_the_callers(brought)
+            if theirs is not None:
+                return theirs
+            raise NotListedError(f"{one_line(brought)}, a class that the file brings its own code for")
         path = str(made.function) if isinstance(made.function, Named) else class_brought_along(made.function) or ""
-        if path in self.allowed:
-            return self._of_the_caller(self.allowed[path], made)
+        theirs = self._of_the_callers(path)
+        if theirs is not None:
+            return self._instance(theirs, made)
         if path in self.makers:
             try:
                 return self.makers[path](self, made)
@@ -170,18 +213,19 @@ class Rebuilding:
                     raise
                 raise UnsafeFileError(f"a malformed {path} ({type(error).__name__})") from error
         words = one_line(path) or shown(made.function)
-        raise UnsafeFileError(f"a call of {words}, which is not on the list of what may be made")
+        raise NotListedError(f"a call of {words}, which is not on the list of what may be made")
 
     def _function(self, made: Made) -> Any:
         schedule = former_schedule(made)
         if schedule is not None:
             return schedule
         name = name_of_function(made)
-        if name in self.allowed:
-            return self.allowed[name]
-        raise UnsafeFileError(f"the function {one_line(name)}, which the file brings its own code for")
+        theirs = self._of_the_callers(name)
+        if theirs is not None:
+            return theirs
+        raise NotListedError(f"the function {one_line(name)}, which the file brings its own code for")
 
-    def _of_the_caller(self, allowed: Any, made: Made) -> Any:
+    def _instance(self, allowed: Any, made: Made) -> Any:
         """An instance of a class that the caller trusts, as pickle would make it."""
         arguments = self.of(made.arguments)
         new = allowed.__new__(allowed, *arguments) if made.is_new else allowed(*arguments)
@@ -236,6 +280,22 @@ def class_brought_along(made: Any) -> str | None:
     else:
         parts = None, None
     return ".".join(parts) if all(isinstance(part, str) for part in parts) else "a class without a name"
+
+
+def names_told(tree: Any) -> list[str]:
+    """
+    For people: all that a pickle names, and the classes and functions for which it brings the code, each once.
+
+    :param tree: from :func:`~sb3_trpo_plus.files.pickles.read`
+    """
+    found = set()
+    for node in names_in(tree):
+        if isinstance(node, Named):
+            found.add(one_line(str(node)))
+        else:
+            brought = name_of_function(node) if is_function(node) else class_brought_along(node)
+            found |= {one_line(f"{brought}, with its code")} if brought else set()
+    return sorted(found)
 
 
 def _numbers(text: Any) -> np.dtype[Any]:

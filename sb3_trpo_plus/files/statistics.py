@@ -10,9 +10,9 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
-from sb3_trpo_plus.files.gym_years import unpickle
-from sb3_trpo_plus.files.pickles import Made, names_in, read
-from sb3_trpo_plus.files.rebuild import Rebuilding, number, path_of
+from sb3_trpo_plus.files.gym_years import check_trust, unpickle
+from sb3_trpo_plus.files.pickles import Made, read
+from sb3_trpo_plus.files.rebuild import Rebuilding, names_told, number, path_of
 from sb3_trpo_plus.files.words import one_line, shown
 
 MOST_BYTES = 2**30
@@ -46,6 +46,7 @@ def load_vec_normalize(load_path: str | pathlib.Path, venv: VecEnv, trust: bool 
 
 def read_vec_normalize(load_path: str | pathlib.Path, trust: bool = False) -> VecNormalize:
     """As :func:`load_vec_normalize`, without environments."""
+    check_trust(trust)
     path = pathlib.Path(load_path)
     if path.stat().st_size > MOST_BYTES:
         raise UnsafeFileError(f"{load_path} is refused: statistics of more than {MOST_BYTES:,} bytes")
@@ -53,8 +54,8 @@ def read_vec_normalize(load_path: str | pathlib.Path, trust: bool = False) -> Ve
         loaded = unpickle(path.read_bytes()) if trust else _rebuilt(path.read_bytes())
     except UnsafeFileError as error:
         raise UnsafeFileError(
-            f"{load_path} can't be read as VecNormalize statistics: it has {one_line(str(error), 300)}. Pass trust=True to "
-            "run whatever it asks for, if you trust those who made it"
+            f"{load_path} can't be read as VecNormalize statistics: it has {one_line(str(error), 300)}",
+            "Pass trust=True to run whatever it asks for, if you trust those who made it",
         ) from error
     except Exception as error:
         raise ModelFileError(f"{load_path} can't be read as VecNormalize statistics: {one_line(str(error), 300)}") from error
@@ -66,7 +67,7 @@ def read_vec_normalize(load_path: str | pathlib.Path, trust: bool = False) -> Ve
 def names_in_statistics(load_path: str | pathlib.Path) -> list[str]:
     """All that a file of statistics names, nothing of which is imported; empty if it is no pickle."""
     try:
-        return sorted(str(name) for name in names_in(read(pathlib.Path(load_path).read_bytes())))
+        return names_told(read(pathlib.Path(load_path).read_bytes()))
     except UnsafeFileError:
         return []
 

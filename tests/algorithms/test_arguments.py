@@ -287,3 +287,10 @@ def test_long_value_is_cut_short() -> None:
     with pytest.raises(ValueError, match="x must be an integer of at least 1, but it is") as error:
         checked("x", list(range(10_000)), COUNT)
     assert len(str(error.value)) < 100
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "target_kl", "gamma", "ent_coef"])
+def test_rl_zoos_word_for_a_schedule_is_told_pythons(name: str) -> None:
+    words = rf"^{name} must be .*, or a function of the remaining progress.*LinearSchedule\(0.*, but it is 'lin_0\.001'$"
+    with pytest.raises(ValueError, match=words):
+        make(TRPO, **{name: "lin_0.001"})

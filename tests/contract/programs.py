@@ -141,11 +141,6 @@ def contract(
     return decorate
 
 
-def naming(algorithm: Algorithm, *functions: Any) -> dict[str, Any]:
-    """For ``load``: here, a file may use a user's function only if the user passes it, see docs/trust.md."""
-    return {} if algorithm is sb3_contrib.TRPO else {"safe_globals": functions}
-
-
 class Episodes(RandomEnv):
     """Random observations; episodes that end, one of twenty at each step, and that are cut off after eight."""
 

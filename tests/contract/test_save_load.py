@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_trpo_plus import NPG, TRPO, PPOPenalty, VineTRPO, load_vec_normalize
+from tests.conftest import forget_what_was_saved
 from tests.contract.programs import (
     FAMILY,
     MORE_STEPS,
@@ -469,17 +470,33 @@ def test_arguments_come_back(algorithm: Algorithm, name: str) -> Any:
     return same, loaded.policy_kwargs == model.policy_kwargs, loaded.use_sde
 
 
-@contract(documented=["UnsafeFileError", True], contrib=["opened", True])
+@contract()
+def test_function_that_this_process_saved_comes_back(algorithm: Algorithm) -> Any:
+    """A schedule that is a function, whose code is in the file, comes back in the process that saved it."""
+    loaded = algorithm.load(saved(make(algorithm, learning_rate=lambda progress: 0.1 * progress)))
+    return loaded.learning_rate(0.5), loaded.lr_schedule(0.5)
+
+
+@contract(documented=["UnsafeFileError", True, True, True], contrib=["opened", True, True, True])
 def test_code_in_a_file_runs_only_when_it_is_trusted(algorithm: Algorithm) -> Any:
-    """A schedule that is a function, whose code is in the file, is refused unless ``trust=True``: files are read as data."""
-    file = saved(make(algorithm, learning_rate=lambda progress: 0.1 * progress))
+    """
+    In the file of another process, such a function is refused, since files are read as data, unless the caller gives one
+    (``learning_rate=``, ``custom_objects``), lists it (``safe_globals``), or passes ``trust=True``.
+    """
+
+    def halved(progress: float) -> float:
+        return 0.1 * progress
+
+    file = saved(make(algorithm, learning_rate=halved))
+    forget_what_was_saved()
     try:
         algorithm.load(file)
         outcome = "opened"
     except ValueError as error:
         outcome = type(error).__name__
-    ours = {} if algorithm is sb3_contrib.TRPO else {"trust": True}
-    return [outcome, algorithm.load(file, **ours).learning_rate(0.5) == 0.05]
+    ways: list[dict[str, Any]] = [{"custom_objects": {"learning_rate": halved}}]
+    ways += [{}, {}] if algorithm is sb3_contrib.TRPO else [{"safe_globals": [halved]}, {"trust": True}]
+    return [outcome, *(algorithm.load(file, **way).learning_rate(0.5) == 0.05 for way in ways)]
 
 
 @contract()

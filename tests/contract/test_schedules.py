@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
 from sb3_trpo_plus import VineTRPO
-from tests.contract.programs import MORE_STEPS, Algorithm, Episodes, Looking, Raises, contract, envs, make, naming
+from tests.contract.programs import MORE_STEPS, Algorithm, Episodes, Looking, Raises, contract, envs, make
 
 N = 64
 
@@ -79,7 +79,7 @@ def test_learning_rate_of_a_loaded_model(algorithm: Algorithm) -> Any:
     rates(model, 2)
     model.save(file)
     file.seek(0)
-    loaded = algorithm.load(file, env=envs(), **naming(algorithm, falling))
+    loaded = algorithm.load(file, env=envs())
     return [rate for rate, _ in rates(loaded, 2)], falling(0.5) == loaded.lr_schedule(0.5)
 
 
@@ -209,7 +209,7 @@ def test_gamma_schedule_of_a_loaded_model(algorithm: Algorithm) -> Any:
     gammas(model, 2 * N)
     model.save(file)
     file.seek(0)
-    return gammas(algorithm.load(file, env=envs(), **naming(algorithm, half)), 2 * N)
+    return gammas(algorithm.load(file, env=envs()), 2 * N)
 
 
 def _never_truncated() -> Any:

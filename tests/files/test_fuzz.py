@@ -12,7 +12,7 @@ import pytest
 from sb3_trpo_plus import NPG, TRPO, PPOPenalty, VineTRPO
 from sb3_trpo_plus.files.errors import ModelFileError
 from sb3_trpo_plus.files.statistics import read_vec_normalize
-from tests.conftest import parameters_of, random_env
+from tests.conftest import forget_what_was_saved, parameters_of, random_env
 from tests.files.mutations import mutated
 
 MUTATIONS = 150
@@ -24,6 +24,7 @@ def model_file(cls: Any, **kwargs: Any) -> bytes:
     cls("MlpPolicy", random_env(), n_steps=16, batch_size=16, policy_kwargs=policy_kwargs, seed=0, **kwargs).learn(16).save(
         file
     )
+    forget_what_was_saved()
     return file.getvalue()
 
 

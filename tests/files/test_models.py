@@ -27,14 +27,15 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
-from sb3_trpo_plus import NPG, TRPO, PPOPenalty, VineTRPO, load_vec_normalize
+from sb3_trpo_plus import NPG, TRPO, PPOPenalty, TrainingCheckpoint, VineTRPO, load_vec_normalize
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from sb3_trpo_plus.files.gym_years import GymYearsUnpickler
+from sb3_trpo_plus.files.inspection import inspect_model
 from sb3_trpo_plus.files.models import NOT_THE_FILES
 from sb3_trpo_plus.files.rebuild import OPTIMISERS as OPTIMISERS_OF_TORCH
 from sb3_trpo_plus.files.rebuild import rebuilt
 from sb3_trpo_plus.files.tensors import read_tensors
-from tests.conftest import DISTRIBUTIONS, parameters_of, random_env
+from tests.conftest import DISTRIBUTIONS, forget_what_was_saved, parameters_of, random_env
 
 OBSERVATIONS = np.random.default_rng(0).uniform(-2, 2, (50, 4)).astype(np.float32)
 
@@ -298,6 +299,7 @@ def users_partial(value: float) -> Any:
 @pytest.mark.parametrize("saver", [TRPO, sb3_contrib.TRPO])
 def test_schedules_of_the_users_own_survive_whatever_they_are_called(schedule: Any, saver: Any, tmp_path: Path) -> None:
     make(cls=saver, learning_rate=schedule).save(tmp_path / "model.zip")
+    forget_what_was_saved()
     with pytest.raises(UnsafeFileError, match=r"model\.zip' is refused: its learning_rate needs the function .*trust=True"):
         TRPO.load(tmp_path / "model.zip")
     loaded = TRPO.load(tmp_path / "model.zip", trust=True)
@@ -362,6 +364,27 @@ def test_zip_of_something_else_is_an_error_that_says_so(tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "other"), "zip", Path(__file__).parents[1] / "trust_region")
     with pytest.raises(ValueError, match=r"other\.zip' is not a whole saved model .it has no data"):
         TRPO.load(tmp_path / "other.zip")
+
+
+def test_checkpoint_is_called_one(tmp_path: Path) -> None:
+    make().learn(64, callback=TrainingCheckpoint(tmp_path))
+    (path,) = tmp_path.glob("*.zip")
+    words = r"steps\.zip' is a checkpoint of a training, .*: go on with it by .*TRPO\.resume\(path, env\)"
+    for read in (TRPO.load, make().set_parameters, inspect_model):
+        with pytest.raises(ModelFileError, match=words):
+            read(path)
+    with pytest.raises(ModelFileError, match=words):
+        TRPO.load(path, trust=True)
+
+
+def test_file_is_called_by_its_name(tmp_path: Path) -> None:
+    """Also where ``.zip`` is left out."""
+    PPO("MlpPolicy", "CartPole-v1").save(tmp_path / "model")
+    for read in (TRPO.load, make().set_parameters):
+        with pytest.raises(ModelFileError, match=r"^The file '.*model\.zip'"):
+            read(tmp_path / "model")
+    with pytest.raises(ModelFileError, match=r"^The file '.*model\.zip'"):
+        TRPO.load(tmp_path / "model", trust=True)
 
 
 def test_zip_of_another_algorithm_is_an_error_that_says_so(tmp_path: Path) -> None:
