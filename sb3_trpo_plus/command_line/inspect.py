@@ -11,12 +11,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_trpo_plus import NPG, TRPO, PPOPenalty, VineTRPO
 from sb3_trpo_plus.files.archive import find
 from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
-from sb3_trpo_plus.files.inspection import Inspection, inspect_model
+from sb3_trpo_plus.files.inspection import Inspection, beyond_the_lists, inspect_model
 from sb3_trpo_plus.files.models import TOLD_BY, read_model
 from sb3_trpo_plus.files.statistics import names_in_statistics, read_vec_normalize
 from sb3_trpo_plus.files.words import one_line
 
 LONGEST_LINE = 497
+MOST_TOLD = 5
 LOADED_BY: dict[str, type[BaseAlgorithm]] = {cls.__name__: cls for cls in (VineTRPO, NPG, PPOPenalty, TRPO)}
 
 
@@ -31,15 +32,22 @@ def inspect(arguments: list[str]) -> None:
     parser.add_argument("file", type=Path, help="a saved model (.zip) or VecNormalize's statistics (.pkl)")
     path = parser.parse_args(arguments).file
     try:
-        verdict = _statistics(path) if path.suffix == ".pkl" else _model(path)
+        names = _statistics(path) if path.suffix == ".pkl" else _model(path)
     except FileNotFoundError as error:
         sys.exit(one_line(str(error), LONGEST_LINE))
+    except UnsafeFileError as error:
+        _refuse(error.found, f"{error.ways}. The commands have --trust for that" if error.ways else "")
+    except ModelFileError as error:
+        _refuse(error.found, error.ways)
     except Exception as error:  # of a file that is made to break its reader: whatever it is, there must be a verdict
         _refuse(f"can't be read: {type(error).__name__}: {error}")
-    if verdict:
-        _refuse(verdict)
     print()
-    _say("Verdict: opens as data, and runs nothing")
+    others = beyond_the_lists(names)
+    if others:
+        told = ", ".join([*others[:MOST_TOLD], *(["..."] if len(others) > MOST_TOLD else [])])
+        _say(f"Verdict: opens as data here, and runs nothing. SB3 and others that unpickle it would import or run {told}")
+    else:
+        _say("Verdict: opens as data, and runs nothing")
 
 
 def _say(text: str) -> None:
@@ -53,41 +61,40 @@ def _table(title: str, rows: Iterable[tuple[str, str]], width: int = 28) -> None
         _say(f"  {name:<{width}} {words}")
 
 
-def _refuse(verdict: str) -> NoReturn:
+def _refuse(verdict: str, ways: str = "") -> NoReturn:
     print()
+    if ways:
+        _say(f"In Python: {ways}")
     _say(f"Verdict: {verdict}")
     sys.exit(1)
 
 
-def _statistics(path: Path) -> str | None:
+def _statistics(path: Path) -> list[str]:
+    """Print what they are; the names in them."""
+    names = names_in_statistics(path)
     _say("Names in the pickle:")
-    for name in names_in_statistics(path):
+    for name in names:
         _say(f"  {name}")
-    try:
-        statistics = read_vec_normalize(path)
-    except ModelFileError as error:
-        return str(error)
+    statistics = read_vec_normalize(path)
     _say(f"Observations:       {statistics.observation_space}")
     _say(f"Normalised:         observations {statistics.norm_obs}, rewards {statistics.norm_reward}")
-    return None
+    return names
 
 
-def _model(path: Path) -> str | None:
-    try:
-        inspection = inspect_model(find(path))
-    except ModelFileError as error:
-        return str(error)
+def _model(path: Path) -> list[str]:
+    """Print what it is; the names in it."""
+    inspection = inspect_model(find(path))
     algorithm = TOLD_BY.get(inspection.told_by or "")
     _print(inspection, algorithm)
     if algorithm not in LOADED_BY:
-        return f"not an algorithm of this package: {algorithm or 'no attribute tells which'}"
+        raise ModelFileError(f"not an algorithm of this package: {algorithm or 'no attribute tells which'}")
     try:
         read_model(find(path), LOADED_BY[algorithm], inspection.told_by or "", {})
-    except UnsafeFileError as error:
-        return str(error)
+    except UnsafeFileError:
+        raise
     except ModelFileError as error:
-        return f"runs nothing, but does not load: {error}"
-    return None
+        raise ModelFileError(f"runs nothing, but does not load: {error.found}", error.ways) from error
+    return [name for names in inspection.names.values() for name in names]
 
 
 def _print(inspection: Inspection, algorithm: str | None) -> None:

@@ -6,6 +6,7 @@ While a command runs, those places have other functions; with ``--trust``, they 
 """
 
 import io
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,17 +24,20 @@ from rl_zoo3 import exp_manager, utils
 from sb3_contrib.ars import ars
 from stable_baselines3.common import base_class, off_policy_algorithm
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_plus.algorithms.base import KLControlled
 from sb3_trpo_plus.command_line.runs import given
-from sb3_trpo_plus.files.errors import UnsafeFileError
+from sb3_trpo_plus.files.errors import ModelFileError, UnsafeFileError
 from sb3_trpo_plus.files.rebuild import rebuilt
 from sb3_trpo_plus.files.statistics import load_vec_normalize
 from sb3_trpo_plus.zoo.data_only import TRUST, check_env_kwargs, check_zip, checked, expression, read_yaml
 
 FLAG = "--trust"
+_PACKAGES = "Policies and features extractors of your own are found by --gym-packages MODULE"
 
 
 @contextmanager
@@ -45,7 +49,7 @@ def opened_as_data(command: str, arguments: list[str]) -> Iterator[list[str]]:
     :param arguments: of the command line
     :return: the arguments without ``--trust``
     """
-    with ExitStack() as stack:
+    with ExitStack() as stack, _in_words_of_commands():
         if FLAG in arguments:
             stack.enter_context(patch.object(KLControlled, "load", classmethod(_trusting_load())))
         else:
@@ -53,6 +57,7 @@ def opened_as_data(command: str, arguments: list[str]) -> Iterator[list[str]]:
             saved_hyperparams = _saved_hyperparams(packages)
             download = _checked_download()
             for owner, name, value in (
+                (KLControlled, "load", classmethod(_load_with_classes_of(packages))),
                 (BaseAlgorithm, "load", classmethod(_load_of_ours())),
                 (base_class, "load_from_zip_file", _only_clean_archives()),
                 (ars, "load_from_zip_file", _only_clean_archives()),
@@ -66,7 +71,7 @@ def opened_as_data(command: str, arguments: list[str]) -> Iterator[list[str]]:
                 (rl_zoo3, "get_saved_hyperparams", saved_hyperparams),
                 (rl_zoo3.enjoy, "get_saved_hyperparams", saved_hyperparams),
                 (exp_manager, "eval", expression),
-                (exp_manager.ExperimentManager, "read_hyperparameters", _read_hyperparameters(packages)),
+                (exp_manager.ExperimentManager, "read_hyperparameters", _read_hyperparameters()),
             ):
                 stack.enter_context(patch.object(owner, name, value, create=name == "eval"))
             if command == "plot_from_file":
@@ -76,11 +81,42 @@ def opened_as_data(command: str, arguments: list[str]) -> Iterator[list[str]]:
         yield [argument for argument in arguments if argument != FLAG]
 
 
+@contextmanager
+def _in_words_of_commands() -> Iterator[None]:
+    """Errors that say what can be done on a command line, in the place of what can be done in Python."""
+    try:
+        yield
+    except ModelFileError as error:
+        if not error.ways:
+            raise
+        ways = [_PACKAGES] if "safe_globals" in error.ways else []
+        ways += [TRUST] if isinstance(error, UnsafeFileError) else []
+        raise type(error)(error.found, "; or ".join(ways)) from error
+
+
+def _load_with_classes_of(packages: list[str]) -> Any:
+    """``load`` of files that may name policies and features extractors in modules that the user named."""
+    load: Any = KLControlled.load.__func__  # type: ignore[attr-defined]
+
+    def with_classes(cls: type, *args: Any, **kwargs: Any) -> Any:
+        modules = [name for name in list(sys.modules) if any(f"{name}.".startswith(f"{package}.") for package in packages)]
+        classes = [one for name in modules for one in vars(sys.modules[name]).values() if _is_of_policies(one, name)]
+        return load(cls, *args, **{"safe_globals": classes, **kwargs})
+
+    return with_classes
+
+
+def _is_of_policies(value: Any, module: str) -> bool:
+    bases = (BasePolicy, BaseFeaturesExtractor)
+    return isinstance(value, type) and issubclass(value, bases) and value.__module__ == module
+
+
 def _trusting_load() -> Any:
     load: Any = KLControlled.load.__func__  # type: ignore[attr-defined]
 
     def trusting(cls: type, *args: Any, **kwargs: Any) -> Any:
-        return load(cls, *args, trust=True, **kwargs)
+        # A training that goes on says so itself.
+        return load(cls, *args, **{**kwargs, "trust": True})
 
     return trusting
 
@@ -177,7 +213,7 @@ def _saved_hyperparams(packages: list[str]) -> Any:
     return saved_hyperparams
 
 
-def _read_hyperparameters(packages: list[str]) -> Any:
+def _read_hyperparameters() -> Any:
     original = exp_manager.ExperimentManager.read_hyperparameters
 
     def read(self: Any) -> Any:
@@ -187,7 +223,9 @@ def _read_hyperparameters(packages: list[str]) -> Any:
         read_yaml(Path(self.config))
         hyperparams, saved = original(self)
         of_the_user = {*(self.custom_hyperparams or {}), *(["env_kwargs"] if self.env_kwargs else [])}
-        of_the_file = checked({name: hyperparams[name] for name in hyperparams if name not in of_the_user}, packages, whose)
+        of_the_file = checked(
+            {name: hyperparams[name] for name in hyperparams if name not in of_the_user}, self.args.gym_packages, whose
+        )
         hyperparams.update(of_the_file)
         saved.update(of_the_file)
         return hyperparams, saved
