@@ -50,6 +50,7 @@ docs: .venv/.test  ## build the documentation into docs/_build/html
 
 bench: .venv/.test  ## measure the speed, run what is missing of the other benchmarks, and print their tables
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/first_run.py
 	$(BIN)/python benchmarks/family.py
 

@@ -122,6 +122,7 @@ class Workload(NamedTuple):
 #: Of this package's VecEnv classes, who has a core to gain by; CartPole has a vector environment of its own in Gymnasium
 KINDS = {"DummyVecEnv": (1,), "GymnasiumVecEnv": (1,), "WorkerVecEnv": (1, 2), "EnvPoolVecEnv": (1, 2)}
 N_ENVS = (1, 8, 32, 128, 256, 1024)
+STEPS_A_SECOND = (2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
 GROWTH = {"CartPole-v1": tuple(KINDS), "HalfCheetah-v4": ("DummyVecEnv", "WorkerVecEnv", "EnvPoolVecEnv")}
 
 
@@ -465,7 +466,8 @@ def draw_growth(found: dict[str, dict[str, Any]]) -> None:
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(N_ENVS, [f"{n:,}" for n in N_ENVS], fontsize="small")
-        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.set_yticks(STEPS_A_SECOND, [f"{n:,}" for n in STEPS_A_SECOND])
+        axes.minorticks_off()
         axes.set_title(env)
         axes.set_xlabel("environments")
         axes.grid(alpha=0.3)
