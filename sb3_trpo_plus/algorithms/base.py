@@ -488,6 +488,7 @@ class KLControlled(Resumable):
         self._settle_critic()
         exclude, include = list(exclude or ()), list(include or ())
         stream = io.BytesIO() if isinstance(path, (str, pathlib.Path)) else path
+        start = stream.tell() if isinstance(stream, io.BytesIO) else 0
         try:
             super().save(stream, exclude, include)
         except Exception as error:
@@ -498,7 +499,7 @@ class KLControlled(Resumable):
                 f"({error}). Leave it out, with save(..., exclude=[{name!r}]), or remove it from the model"
             ) from error
         if isinstance(stream, io.BytesIO):
-            note_saved(stream)
+            note_saved(stream.getvalue()[start : stream.tell()])
         if isinstance(path, (str, pathlib.Path)) and isinstance(stream, io.BytesIO):
             write_whole(path_to_write(path, "zip"), stream.getbuffer())
 

@@ -18,16 +18,14 @@ MOST = 2**16
 _written: dict[bytes, None] = {}
 
 
-def note_saved(model: io.BytesIO) -> None:
+def note_saved(model: bytes | memoryview) -> None:
     """
     Take note of the pickles in a model's file that this process has written.
 
-    :param model: the file, whose position is kept
+    :param model: content of the file
     """
-    position = model.tell()
-    with zipfile.ZipFile(model) as archive:
+    with zipfile.ZipFile(io.BytesIO(model)) as archive:
         attributes = json.loads(archive.read("data"))
-    model.seek(position)
     for name, value in attributes.items():
         digest = _digest(name, value)
         if digest is not None:

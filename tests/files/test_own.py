@@ -92,10 +92,14 @@ def test_a_pickle_that_differs_in_a_byte_is_anyones() -> None:
     assert TRPO.load(changed(file, lambda data: None)).learning_rate is falling
 
 
-def test_position_in_a_stream_is_where_saving_left_it() -> None:
-    file = io.BytesIO()
+@pytest.mark.parametrize("before", [b"", b"x" * 100])
+def test_stream_is_written_as_before_wherever_it_is_and_whatever_follows(before: bytes) -> None:
+    file = io.BytesIO(before + b"y" * 10**6)
+    file.seek(len(before))
     agent().save(file)
-    assert file.tell() == len(file.getvalue())
+    end = file.tell()
+    assert file.getvalue()[end:] == b"y" * (10**6 + len(before) - end)
+    assert TRPO.load(io.BytesIO(file.getvalue()[len(before) : end])).learning_rate is falling
 
 
 def test_only_the_last_pickles_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
