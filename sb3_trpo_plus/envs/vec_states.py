@@ -234,7 +234,7 @@ def _check_reachable(base: VecEnv, index: int) -> None:
     kind = type(base).__name__
     try:
         if isinstance(base, ArrayVecEnv) and base.monitor:
-            raise TypeError("the statistics of episodes that it keeps with monitor=True can't be put back")
+            raise TypeError("it keeps the statistics of the episodes itself, which can't be put back")
         # All gymnasium wrappers have class_name(), so the outermost one's is called.
         wrapped = base.env_is_wrapped(Restorable, indices=index)[0]
         if wrapped and base.env_method("class_name", indices=index)[0] == Restorable.__name__:

@@ -448,7 +448,9 @@ def test_options_that_differ_are_refused_and_change_nothing() -> None:
 def test_states_are_restored_where_there_are_single_environments_and_refused_elsewhere() -> None:
     check_restorable(reset(make_gymnasium_vec("CartPole-v1", 2, 0, "sync", wrapper_class=Restorable)), 40)
     for env in (cart_poles(2), GymnasiumVecEnv(SyncVectorEnv([lambda: Restorable(gym.make("CartPole-v1"))] * 2))):
-        with pytest.raises(TypeError, match=r"A GymnasiumVecEnv gives no access .* monitor=True can't be put back"):
+        with pytest.raises(
+            TypeError, match=r"A GymnasiumVecEnv gives no access .* statistics of the episodes itself, which can't be put back"
+        ):
             get_vec_state(reset(env), 0)
 
 
