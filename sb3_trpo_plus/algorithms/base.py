@@ -311,9 +311,9 @@ class KLControlled(Resumable):
     def _start_fit_beside(self, actor_parameters: list[th.nn.Parameter]) -> bool:
         """Start the critic's fit in a thread; False if it is none that can be left alone."""
         policy = self.policy
-        critic = critic_parameters(policy, actor_parameters)
-        if not critic or policy.device.type != "cpu":
+        if policy.device.type != "cpu":
             return False
+        critic = critic_parameters(policy, actor_parameters)
         fit = PlainFit.of(policy, self.rollout_buffer, critic, self.n_critic_updates, self.batch_size)
         if fit is None:
             return False

@@ -1,7 +1,7 @@
 """Fit of the critic: minibatch steps on the mean squared error between values and returns."""
 
 import copy
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 import numpy as np
 import torch as th
@@ -9,7 +9,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.nn import functional as F
 
-from sb3_trpo_plus.critic.outcome import NOT_USABLE, CriticFit, broken
+from sb3_trpo_plus.critic.outcome import NOT_USABLE, CriticFit, all_finite, broken, forget_gradients
 from sb3_trpo_plus.critic.plain_fit import PlainFit
 
 
@@ -67,13 +67,13 @@ def _fit_any(
         loss = F.mse_loss(rollout.returns, policy.predict_values(rollout.observations).flatten())
         if not loss.requires_grad:
             break
-        _forget_gradients(policy, critic_parameters)
+        forget_gradients(optimizer, critic_parameters)
         # Not autograd.grad, which would not call post-accumulate-grad hooks.
         th.autograd.backward(loss, inputs=critic_parameters)
         norm = th.nn.utils.get_total_norm([p.grad for p in critic_parameters if p.grad is not None])
         stopped = broken(loss.item(), norm.item())
         if stopped is not None:
-            _forget_gradients(policy, critic_parameters)
+            forget_gradients(optimizer, critic_parameters)
             break
         losses.append(loss.item())
         optimizer.step()
@@ -83,21 +83,10 @@ def _fit_any(
     policy.set_training_mode(False)
     with th.no_grad():
         state = [part for p in critic_parameters for part in optimizer.state.get(p, {}).values() if th.is_tensor(part)]
-        if not _all_finite(*critic_parameters, *state, policy.predict_values(rollout.observations)):
+        if not all_finite(*critic_parameters, *state, policy.predict_values(rollout.observations)):
             for parameter, value in zip(critic_parameters, before[0], strict=True):
                 parameter.copy_(value)
             optimizer.load_state_dict(before[1])
-            _forget_gradients(policy, critic_parameters)
+            forget_gradients(optimizer, critic_parameters)
             return CriticFit(None, NOT_USABLE)
     return CriticFit(float(np.mean(losses)), stopped)
-
-
-def _forget_gradients(policy: ActorCriticPolicy, critic_parameters: Iterable[th.nn.Parameter]) -> None:
-    policy.optimizer.zero_grad()
-    for parameter in critic_parameters:
-        # The optimiser may not have all of them.
-        parameter.grad = None
-
-
-def _all_finite(*tensors: th.Tensor) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)

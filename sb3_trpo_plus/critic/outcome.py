@@ -1,7 +1,10 @@
-"""What became of a fit of the critic."""
+"""What both ways to fit the critic share: their outcome, and what they ask of tensors."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import torch as th
 
 NOT_USABLE = "the critic was not finite in the end, and is as it was before. Lower learning_rate"
 
@@ -27,3 +30,18 @@ def broken(loss: float, gradient_norm: float) -> str | None:
         f"a minibatch has loss {loss:.3g} and gradient norm {gradient_norm:.3g}. "
         "Look for very large returns or observations (VecNormalize scales both), or lower learning_rate"
     )
+
+
+def all_finite(*tensors: th.Tensor) -> bool:
+    """Whether no element of any is NaN or infinite."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+def forget_gradients(optimizer: th.optim.Optimizer, parameters: Iterable[th.nn.Parameter]) -> None:
+    """
+    :param optimizer: which may not have all of the parameters
+    :param parameters: of the critic
+    """
+    optimizer.zero_grad()
+    for parameter in parameters:
+        parameter.grad = None

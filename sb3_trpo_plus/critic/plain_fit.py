@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_trpo_plus.critic.flat_adam import FlatAdam
-from sb3_trpo_plus.critic.outcome import NOT_USABLE, CriticFit, broken
+from sb3_trpo_plus.critic.outcome import NOT_USABLE, CriticFit, all_finite, broken, forget_gradients
 from sb3_trpo_plus.policies.observations import parts_of, whole_of
 from sb3_trpo_plus.policies.plain import features, is_plain_buffer, plain_critic
 from sb3_trpo_plus.trust_region.flat import unflatten
@@ -90,8 +90,7 @@ class PlainFit:
             return
         self._last_gradient = regression.gradient.clone()
         mean_square = regression.loss(inputs, th.zeros_like(targets))
-        is_finite = all(bool(tensor.isfinite().all()) for tensor in (regression.parameters, *self._adam.state))
-        usable = math.isfinite(mean_square) and is_finite
+        usable = math.isfinite(mean_square) and all_finite(regression.parameters, *self._adam.state)
         self._fit = CriticFit(float(np.mean(losses)), stopped) if usable else CriticFit(None, NOT_USABLE)
 
     @th.no_grad()
@@ -101,10 +100,7 @@ class PlainFit:
 
         :return: the loss, and why the fit ended early if it did
         """
-        self._policy.optimizer.zero_grad()
-        for parameter in self._network.parameters:
-            # The optimiser may not have all of them.
-            parameter.grad = None
+        forget_gradients(self._policy.optimizer, self._network.parameters)
         if self._fit.loss is not None:
             vectors = (self._regression.parameters, self._last_gradient)
             pieces = (unflatten(vector, self._network.parameters) for vector in vectors)

@@ -24,7 +24,8 @@ from sb3_trpo_plus.envs.states import (
     name_of,
     set_state,
 )
-from sb3_trpo_plus.envs.vec.arrays import ArrayVecEnv
+from sb3_trpo_plus.envs.vec.arrays import ArrayVecEnv, bits
+from sb3_trpo_plus.envs.vec.arrays import rows as rows_of
 from sb3_trpo_plus.envs.vec.workers import WorkerVecEnv
 
 
@@ -165,25 +166,9 @@ def _outcomes(vec_env: VecEnv, actions: npt.NDArray[Any]) -> list[bytes]:
     """Outcome of a step for each environment, as bytes, in which NaN equals NaN, and 0 differs from -0."""
     observations, rewards, dones, infos = vec_env.step(actions)
     return [
-        b"".join(_bits([_at(observations, index), rewards[index], dones[index], infos[index].get("terminal_observation")]))
+        b"".join(bits([rows_of(observations, index), rewards[index], dones[index], infos[index].get("terminal_observation")]))
         for index in range(vec_env.num_envs)
     ]
-
-
-def _at(observations: Any, index: int) -> Any:
-    if isinstance(observations, dict):
-        return {key: value[index] for key, value in observations.items()}
-    return [value[index] for value in observations] if isinstance(observations, tuple) else observations[index]
-
-
-def _bits(value: Any) -> Iterator[bytes]:
-    if isinstance(value, dict):
-        value = [value[key] for key in sorted(value)]
-    if isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _bits(part)
-    elif value is not None:
-        yield np.asarray(value).tobytes()
 
 
 class _Muted(ResultsWriter):

@@ -51,8 +51,8 @@ class FastRollouts(OnPolicyAlgorithm):
     @property
     def _acting_policy(self) -> ActorCriticPolicy:
         """``policy``, whose critic may not be fitted yet, on which actions don't depend."""
-        kept: ActorCriticPolicy = vars(self).get("_kept_back") or self.policy
-        return kept
+        kept: ActorCriticPolicy | None = vars(self).get("_kept_back")
+        return self.policy if kept is None else kept
 
     def _fit_beside_rollout(self, fit: Callable[[], CriticFit]) -> None:
         """

@@ -26,7 +26,16 @@ from sb3_trpo_plus.states import (
     set_vec_state,
 )
 from tests.conftest import RandomEnv
-from tests.envs.trajectories import WRAPPERS, PerEnv, branch, make_vec, play_vec, rows_in, vec_actions
+from tests.envs.trajectories import (
+    WRAPPERS,
+    PerEnv,
+    assert_go_back_and_into_one_another,
+    branch,
+    make_vec,
+    play_vec,
+    rows_in,
+    vec_actions,
+)
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
@@ -144,17 +153,8 @@ def test_environments_in_other_processes(in_subprocesses: Callable[..., VecEnv],
     play_vec(vec_env, vec_actions(vec_env, 10))
     check_restorable(vec_env, 60)
     before = rows_in(tmp_path)
-    actions = vec_actions(vec_env, 50, seed=1)
-    with branching(vec_env):
-        states = [get_vec_state(vec_env, index) for index in range(2)]
-        first = play_vec(vec_env, actions)
-        for index, state in enumerate(states):
-            set_vec_state(vec_env, index, state)
-        assert play_vec(vec_env, actions) == first
-        # Each in the other's process.
-        for index, state in enumerate(states):
-            set_vec_state(vec_env, 1 - index, state)
-        assert play_vec(vec_env, [action[::-1] for action in actions]) == first[::-1]
+    # Each in the other's process.
+    assert_go_back_and_into_one_another(vec_env)
     assert rows_in(tmp_path) == before
     play_vec(vec_env, vec_actions(vec_env, 60))
     assert (np.array(rows_in(tmp_path)) > before).all()

@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-from sb3_trpo_plus.states import get_vec_state, set_vec_state
+from sb3_trpo_plus.states import branching, get_vec_state, set_vec_state
 from tests.conftest import ACTION_SPACES, RandomEnv
 
 Env = gym.Env[Any, Any]
@@ -182,3 +182,17 @@ def branch(vec_env: Any, n_steps: int = 60) -> None:
     assert all(any(done for _, _, done, *_ in steps) for steps in seen), "no episode ends"
     for index, state in enumerate(states):
         set_vec_state(vec_env, index, state)
+
+
+def assert_go_back_and_into_one_another(vec_env: Any) -> None:
+    """Environments repeat what they did from their own states, and what the others did from theirs, taken in reverse order."""
+    actions = vec_actions(vec_env, 50, seed=1)
+    with branching(vec_env):
+        states = [get_vec_state(vec_env, index) for index in range(vec_env.num_envs)]
+        first = play_vec(vec_env, actions)
+        for index, state in enumerate(states):
+            set_vec_state(vec_env, index, state)
+        assert play_vec(vec_env, actions) == first
+        for index, state in enumerate(reversed(states)):
+            set_vec_state(vec_env, index, state)
+        assert play_vec(vec_env, [action[::-1] for action in actions]) == first[::-1]

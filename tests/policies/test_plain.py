@@ -414,13 +414,17 @@ EDITS: dict[str, Edit] = {
 }
 
 
+def make_edit(edit: str, network: str, policy: Any, stack: ExitStack) -> None:
+    hidden, head = NETWORKS[network]
+    EDITS[edit](getattr(policy.mlp_extractor, hidden), getattr(policy, head), policy, stack)
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("edit", EDITS)
 def test_edited_network_alone_is_not_plain(edit: str, network: str) -> None:
     policy = policy_of()
     with ExitStack() as stack:
-        hidden, head = NETWORKS[network]
-        EDITS[edit](getattr(policy.mlp_extractor, hidden), getattr(policy, head), policy, stack)
+        make_edit(edit, network, policy, stack)
         assert (plain_actor(policy) is None) == (network == "actor")
         assert (plain_critic(policy) is None) == (network == "critic")
 
@@ -437,8 +441,7 @@ KNOWN = {
 def test_known_modules_are_those_that_the_policy_calls(edit: str, network: str) -> None:
     policy = policy_of()
     with ExitStack() as stack:
-        hidden, head = NETWORKS[network]
-        EDITS[edit](getattr(policy.mlp_extractor, hidden), getattr(policy, head), policy, stack)
+        make_edit(edit, network, policy, stack)
         found = known_modules(policy)
         assert (found is not None) == (edit in KNOWN)
         if found is not None:
@@ -456,8 +459,7 @@ def test_known_modules_are_those_that_the_policy_calls(edit: str, network: str) 
 @pytest.mark.parametrize("edit", EDITS)
 def test_edited_network_learns_as_sb3s_modules_do(edit: str, network: str) -> None:
     def change(policy: Any, stack: ExitStack) -> None:
-        hidden, head = NETWORKS[network]
-        EDITS[edit](getattr(policy.mlp_extractor, hidden), getattr(policy, head), policy, stack)
+        make_edit(edit, network, policy, stack)
         # What is new is to be trained as well.
         policy.optimizer = policy.optimizer_class(policy.parameters(), lr=1e-3)
 

@@ -1,7 +1,7 @@
 """SB3's ``VecEnv`` over environments that step together and answer in arrays."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -230,3 +230,18 @@ def put_rows(observations: Any, indices: npt.NDArray[np.intp], those: Any) -> No
             part[indices] = its
     else:
         observations[indices] = those
+
+
+def bits(value: Any) -> Iterator[bytes]:
+    """
+    The bytes of arrays and numbers, in which NaN equals NaN, and 0 differs from -0.
+
+    :param value: an array or a number, or lists, tuples and dicts of them, in which None counts for nothing
+    """
+    if isinstance(value, dict):
+        value = [value[key] for key in sorted(value)]
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from bits(part)
+    elif value is not None:
+        yield np.asarray(value).tobytes()

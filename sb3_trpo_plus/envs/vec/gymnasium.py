@@ -11,7 +11,7 @@ from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs
 
-from sb3_trpo_plus.envs.vec.arrays import ArrayInfos, ArrayVecEnv, Endings, Step, Wrapper, info_at, own, put_rows, rows
+from sb3_trpo_plus.envs.vec.arrays import ArrayInfos, ArrayVecEnv, Endings, Step, Wrapper, bits, info_at, own, put_rows, rows
 from sb3_trpo_plus.envs.vec.infos import Info
 
 try:
@@ -130,7 +130,8 @@ class GymnasiumVecEnv(ArrayVecEnv):
         return self._restarted(step, ended, rows(own(self.observation_space, first), ended), reset_infos)
 
     def _check_heeded(self, step: Step, first: Any, others: npt.NDArray[np.bool_]) -> None:
-        if _bits(rows(step.observations, others)) != _bits(rows(own(self.observation_space, first), others)):
+        before, after = rows(step.observations, others), rows(own(self.observation_space, first), others)
+        if list(bits(before)) != list(bits(after)):
             raise ValueError(
                 f"venv: a {type(self._base).__name__} says that it resets no environment by itself (AutoresetMode.DISABLED), "
                 'which includes that reset(options={"reset_mask": ...}) leaves the others alone, but they changed'
@@ -291,14 +292,6 @@ def _is_cart_pole(base: Vector) -> bool:
     except ImportError:
         return False
     return type(base) is CartPoleVectorEnv
-
-
-def _bits(observations: Any) -> list[bytes]:
-    """In which NaN is what it is."""
-    if isinstance(observations, dict):
-        observations = tuple(observations.values())
-    parts = observations if isinstance(observations, tuple) else (observations,)
-    return [part.tobytes() for part in parts]
 
 
 def _kept(infos: dict[str, Any]) -> dict[str, Any]:

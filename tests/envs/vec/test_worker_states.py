@@ -12,9 +12,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 
 from sb3_trpo_plus import TRPO, TrainingCheckpoint, VineTRPO
 from sb3_trpo_plus.envs.vec_snapshots import VecSnapshot
-from sb3_trpo_plus.states import branching, check_restorable, get_vec_state, set_vec_state
+from sb3_trpo_plus.states import check_restorable, get_vec_state, set_vec_state
 from tests.conftest import parameters_of
-from tests.envs.trajectories import Walk, play_vec, rows_in, vec_actions
+from tests.envs.trajectories import Walk, assert_go_back_and_into_one_another, play_vec, rows_in, vec_actions
 from tests.envs.vec.same import same
 
 
@@ -36,17 +36,8 @@ def test_environments_go_back_and_into_one_another(made: Callable[..., VecEnv], 
     play_vec(vec_env, vec_actions(vec_env, 10))
     check_restorable(vec_env, 40)
     before = rows_in(tmp_path)
-    actions = vec_actions(vec_env, 50, seed=1)
-    with branching(vec_env):
-        states = [get_vec_state(vec_env, index) for index in range(3)]
-        first = play_vec(vec_env, actions)
-        for index, state in enumerate(states):
-            set_vec_state(vec_env, index, state)
-        assert play_vec(vec_env, actions) == first
-        # The first and the last are in different processes.
-        for index, state in enumerate(states):
-            set_vec_state(vec_env, 2 - index, state)
-        assert play_vec(vec_env, [action[::-1] for action in actions]) == first[::-1]
+    # The first and the last are in different processes.
+    assert_go_back_and_into_one_another(vec_env)
     assert rows_in(tmp_path) == before
 
 
